@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write the Python code of the protos into ``services/dynasor_serve/api/``.
+"""Write the Python code of the protos into `services/dynasor_serve/api/`.
 
-``python protos/generate.py`` writes; ``python protos/generate.py --check`` writes nothing and exits 1 when the tree
-differs from what would be written. ``make proto`` and ``make verify`` call the two.
+`python protos/generate.py` writes; with `--check` it writes nothing, and exits 1 when the tree differs from what would
+be written. `make proto` and `make verify` call the two.
 
-A file's path is its proto package and its Python package: ``protos/dynasor_serve/api/tracker/v1/tracker.proto`` says
-``package dynasor_serve.api.tracker.v1`` and becomes ``dynasor_serve.api.tracker.v1.tracker_pb2``, so the generated
-imports are right as they are. The output depends on the generators' versions, hence the pins of ``grpcio-tools`` and
-``mypy-protobuf`` in the extra ``dev``; with other versions this script refuses to run.
+A file's path is its proto package and its Python package: `protos/dynasor_serve/api/tracker/v1/tracker.proto` says
+`package dynasor_serve.api.tracker.v1` and becomes `dynasor_serve.api.tracker.v1.tracker_pb2`, so the generated imports
+are right as they are. The output depends on the generators' versions, hence the pins of `grpcio-tools` and
+`mypy-protobuf` in the extra `dev`; with other versions this script refuses to run.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TARGET = REPOSITORY / "services" / "dynasor_serve" / "api"
 
 GENERATORS = ("grpcio-tools", "mypy-protobuf")
 
-ROOT_DOCSTRING = '''"""The wire contracts between the processes, and with the outside: generated from ``protos/``, never edited.
+ROOT_DOCSTRING = '''"""The wire contracts between the processes and with the outside: generated from `protos/`.
 
-``protos/generate.py`` writes every file here. Servicers and clients import the messages and stubs; the domain packages
-do not know them.
+`protos/generate.py` writes every file here; none is edited. Servicers and clients import the messages and stubs; the
+domain packages do not know them.
 """
 '''
 
-PACKAGE_DOCSTRING = '"""Generated from ``protos/{path}``: see the comments there."""\n'
+PACKAGE_DOCSTRING = '"""Generated from `protos/{path}`: see the comments there."""\n'
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,14 +85,14 @@ def generate() -> dict[Path, bytes]:
         root = out / "dynasor_serve" / "api"
         wanted = {path.relative_to(root): path.read_bytes() for path in generated_files(root)}
     wanted[Path("__init__.py")] = ROOT_DOCSTRING.encode()
-    for package in {parent for path in wanted for parent in path.parents} - {Path(".")}:
+    for package in {parent for path in wanted for parent in path.parents} - {Path()}:
         source = (SOURCES / package).relative_to(PROTOS).as_posix()
         wanted[package / "__init__.py"] = PACKAGE_DOCSTRING.format(path=source).encode()
     return wanted
 
 
 def run_protoc(sources: list[Path], out: Path) -> None:
-    """Run the protocol compiler with the message, service and type-stub generators; exit with its status if it fails."""
+    """Run the protocol compiler for messages, services and type stubs; exit with its status if it fails."""
     well_known_types = importlib.resources.files("grpc_tools") / "_proto"
     google_rpc_types = importlib.metadata.distribution("googleapis-common-protos").locate_file("")
     status = protoc.main(

@@ -1,0 +1,341 @@
+"""What each process counts, and how it is served to Prometheus.
+
+`METRICS` is the catalogue: one `MetricSpec` per metric, of all processes. A process's `app.py` builds `Metrics` for its
+own part of it, passes it on by keyword, and starts the server; the code that acts calls `metrics.increment(CALLS, …)`.
+`docs/metrics.md` shows the catalogue to people, and `tests/contract/test_metrics_catalogue.py` holds the two equal.
+
+Label values are words from closed sets (algorithms, rules, states, pools, workers). Query ids, tenants and prompts are
+never labels: they belong in logs (`telemetry.logs`) and in the program's ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Thread
+from typing import Literal, TypeVar
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
+
+Process = Literal["gateway", "tracker", "evaluator", "scheduler"]
+Kind = Literal["counter", "gauge", "histogram"]
+T = TypeVar("T")
+
+# Seconds. A local step: a Redis script is below 1 ms, a fsync of a slow disk tens of ms.
+STEP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+# Seconds. A verdict closes its calls within 0.1 at p99, hence the bounds around it.
+CLOSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
+# Seconds. From a short vote on an idle pool to a long chain behind a queue.
+QUERY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+# Certaindex is in [0, 1]; the thresholds in use crowd towards 1.
+CERTAINDEX_BUCKETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric of the catalogue: what it is called, what it means, and who counts it."""
+
+    name: str
+    """The series name: `dynasor_<process>_…`, with the unit at its end, and `_total` on counters."""
+    kind: Kind
+    """Whether it only grows (`counter`), goes up and down (`gauge`) or is a distribution (`histogram`)."""
+    help: str
+    """One sentence: what it measures, and the values that its labels take."""
+    labels: tuple[str, ...]
+    """Names of its labels; their values come from closed sets."""
+    process: Process
+    """The process that exposes it."""
+    buckets: tuple[float, ...] | None = None
+    """Upper bounds of a histogram's buckets, in its unit; `None` for the other kinds."""
+
+
+QUERIES_ACCEPTED = MetricSpec(
+    name="dynasor_gateway_queries_accepted_total",
+    kind="counter",
+    help="Queries accepted: from this moment they cannot be lost.",
+    labels=("algorithm", "query_class"),
+    process="gateway",
+)
+QUERIES_REJECTED = MetricSpec(
+    name="dynasor_gateway_queries_rejected_total",
+    kind="counter",
+    help="Queries refused before they were accepted, by the machine-readable reason the client was given.",
+    labels=("reason",),
+    process="gateway",
+)
+QUERY_SECONDS = MetricSpec(
+    name="dynasor_gateway_query_seconds",
+    kind="histogram",
+    help="Seconds from acceptance to the final record, of queries that somebody followed to the end.",
+    labels=("algorithm", "query_class"),
+    process="gateway",
+    buckets=QUERY_BUCKETS,
+)
+WATCHERS = MetricSpec(
+    name="dynasor_gateway_watchers",
+    kind="gauge",
+    help="Clients that follow a program at this moment.",
+    labels=(),
+    process="gateway",
+)
+
+PROGRAMS = MetricSpec(
+    name="dynasor_tracker_programs",
+    kind="gauge",
+    help="Programs this tracker owns, by state.",
+    labels=("state",),
+    process="tracker",
+)
+CALLS = MetricSpec(
+    name="dynasor_tracker_calls_total",
+    kind="counter",
+    help="Engine calls that ended, by outcome: finished, cancelled or lost.",
+    labels=("outcome",),
+    process="tracker",
+)
+TOKENS = MetricSpec(
+    name="dynasor_tracker_tokens_total",
+    kind="counter",
+    help=(
+        "Completion tokens of closed ledgers, by kind: spent, cancelled and lost (both parts of spent), "
+        "saved_estimate, and exceeded_estimate (of programs that cost more than their caps would have)."
+    ),
+    labels=("kind",),
+    process="tracker",
+)
+VERDICTS = MetricSpec(
+    name="dynasor_tracker_verdicts_total",
+    kind="counter",
+    help="Verdicts that ended a program or pruned branches, by the rule that gave them.",
+    labels=("rule", "verdict"),
+    process="tracker",
+)
+CERTAINDEX_AT_STOP = MetricSpec(
+    name="dynasor_tracker_certaindex_at_stop",
+    kind="histogram",
+    help="Certaindex, in [0, 1], of programs when a rule stopped them.",
+    labels=(),
+    process="tracker",
+    buckets=CERTAINDEX_BUCKETS,
+)
+VERDICT_TO_CLOSE_SECONDS = MetricSpec(
+    name="dynasor_tracker_verdict_to_close_seconds",
+    kind="histogram",
+    help="Seconds from a stopping verdict until the last of the program's engine connections is closed.",
+    labels=(),
+    process="tracker",
+    buckets=CLOSE_BUCKETS,
+)
+APPEND_SECONDS = MetricSpec(
+    name="dynasor_tracker_append_seconds",
+    kind="histogram",
+    help="Seconds that one append to a program's log takes.",
+    labels=(),
+    process="tracker",
+    buckets=STEP_BUCKETS,
+)
+LEASE_LOSSES = MetricSpec(
+    name="dynasor_tracker_lease_losses_total",
+    kind="counter",
+    help="Program leases that this tracker held and lost to time or to another tracker.",
+    labels=(),
+    process="tracker",
+)
+
+PAIRS = MetricSpec(
+    name="dynasor_evaluator_pairs_total",
+    kind="counter",
+    help="Pairs of answers compared, by result: equal, different or undecided.",
+    labels=("result",),
+    process="evaluator",
+)
+DECIDE_SECONDS = MetricSpec(
+    name="dynasor_evaluator_decide_seconds",
+    kind="histogram",
+    help="Seconds that one batch of comparisons takes, queueing for a worker included.",
+    labels=(),
+    process="evaluator",
+    buckets=STEP_BUCKETS,
+)
+WORKER_RESTARTS = MetricSpec(
+    name="dynasor_evaluator_worker_restarts_total",
+    kind="counter",
+    help="Worker processes replaced because they hung, died or outgrew their memory.",
+    labels=(),
+    process="evaluator",
+)
+
+ACTIVE = MetricSpec(
+    name="dynasor_scheduler_active",
+    kind="gauge",
+    help="1 where this scheduler holds the pool's lease, 0 where it stands by.",
+    labels=("pool",),
+    process="scheduler",
+)
+WAITING_CALLS = MetricSpec(
+    name="dynasor_scheduler_waiting_calls",
+    kind="gauge",
+    help="Calls wanted and not granted yet.",
+    labels=("pool",),
+    process="scheduler",
+)
+RUNNING_CALLS = MetricSpec(
+    name="dynasor_scheduler_running_calls",
+    kind="gauge",
+    help="Calls granted to a worker and not ended yet.",
+    labels=("pool", "worker"),
+    process="scheduler",
+)
+GRANTS = MetricSpec(
+    name="dynasor_scheduler_grants_total",
+    kind="counter",
+    help="Grants given.",
+    labels=("pool",),
+    process="scheduler",
+)
+GRANT_WAIT_SECONDS = MetricSpec(
+    name="dynasor_scheduler_grant_wait_seconds",
+    kind="histogram",
+    help="Seconds a call waited between being wanted and being granted.",
+    labels=("pool",),
+    process="scheduler",
+    buckets=QUERY_BUCKETS,
+)
+WORKERS = MetricSpec(
+    name="dynasor_scheduler_workers",
+    kind="gauge",
+    help="Workers of the pool, by state.",
+    labels=("pool", "state"),
+    process="scheduler",
+)
+
+METRICS: tuple[MetricSpec, ...] = (
+    QUERIES_ACCEPTED,
+    QUERIES_REJECTED,
+    QUERY_SECONDS,
+    WATCHERS,
+    PROGRAMS,
+    CALLS,
+    TOKENS,
+    VERDICTS,
+    CERTAINDEX_AT_STOP,
+    VERDICT_TO_CLOSE_SECONDS,
+    APPEND_SECONDS,
+    LEASE_LOSSES,
+    PAIRS,
+    DECIDE_SECONDS,
+    WORKER_RESTARTS,
+    ACTIVE,
+    WAITING_CALLS,
+    RUNNING_CALLS,
+    GRANTS,
+    GRANT_WAIT_SECONDS,
+    WORKERS,
+)
+
+
+class Metrics:
+    """One process's part of the catalogue, in a registry of its own.
+
+    Built once, by the process's `app.py`; two can live in one interpreter, since nothing is global. Every method
+    takes the spec itself, so that a misspelt metric is a type error, and the labels by name.
+
+    Parameters:
+        process: whose metrics to build.
+        specs: the catalogue; tests pass their own.
+    """
+
+    def __init__(self, process: Process, specs: Iterable[MetricSpec] = METRICS) -> None:
+        self.process = process
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._counters: dict[MetricSpec, Counter] = {}
+        self._gauges: dict[MetricSpec, Gauge] = {}
+        self._histograms: dict[MetricSpec, Histogram] = {}
+        for spec in specs:
+            if spec.process == process:
+                self._build(spec)
+
+    def increment(self, spec: MetricSpec, by: float = 1, **labels: str) -> None:
+        """Add `by`, at least 0, to a counter."""
+        counter = _find(self._counters, spec, self.process)
+        (counter.labels(**labels) if labels else counter).inc(by)
+
+    def set(self, spec: MetricSpec, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        gauge = _find(self._gauges, spec, self.process)
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def observe(self, spec: MetricSpec, value: float, **labels: str) -> None:
+        """Add one observation, in the unit of the metric's name, to a histogram."""
+        histogram = _find(self._histograms, spec, self.process)
+        (histogram.labels(**labels) if labels else histogram).observe(value)
+
+    def remove(self, spec: MetricSpec, **labels: str) -> None:
+        """Forget one gauge series, of a worker or pool that is gone; it is fine if there was none."""
+        gauge = _find(self._gauges, spec, self.process)
+        gauge.remove(*(labels[name] for name in spec.labels))
+
+    def start_metrics_server(self, port: int, host: str = "0.0.0.0") -> MetricsServer:  # noqa: S104 scraped by other pods
+        """Serve `/metrics` from a daemon thread.
+
+        Parameters:
+            port: TCP port, or 0 for a free one, which the returned server names.
+            host: address to listen on.
+
+        Raises:
+            OSError: the port is taken or the address is not this machine's.
+        """
+        server, thread = start_http_server(port, addr=host, registry=self.registry)
+        return MetricsServer(server=server, thread=thread)
+
+    def _build(self, spec: MetricSpec) -> None:
+        if spec.kind == "counter":
+            self._counters[spec] = Counter(spec.name, spec.help, spec.labels, registry=self.registry)
+        elif spec.kind == "gauge":
+            self._gauges[spec] = Gauge(spec.name, spec.help, spec.labels, registry=self.registry)
+        elif spec.buckets:
+            self._histograms[spec] = Histogram(
+                spec.name, spec.help, spec.labels, registry=self.registry, buckets=spec.buckets
+            )
+        else:
+            raise ValueError(f"{spec.name} is a histogram and names no buckets")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsServer:
+    """A running `/metrics` endpoint."""
+
+    server: WSGIServer
+    thread: Thread
+
+    @property
+    def port(self) -> int:
+        """The TCP port it listens on."""
+        return self.server.server_port
+
+    def close(self) -> None:
+        """Stop serving and close the socket; returns when the thread has ended."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def _find(built: dict[MetricSpec, T], spec: MetricSpec, process: str) -> T:
+    """The built metric of a spec; a `LookupError` that says what is wrong where there is none of that kind."""
+    try:
+        return built[spec]
+    except KeyError:
+        raise LookupError(
+            f"{spec.name} is a {spec.kind} of the {spec.process}; it was used as another kind, or in the {process}"
+        ) from None
