@@ -1,0 +1,280 @@
+"""A program: the fold of its log, and what should happen next.
+
+`fold` takes one event; `directive` says what should be running now. Both are pure, so the live tracker, the replay of
+traces and the simulator run the same code, and any tracker can take a program over by folding its log
+(docs/decisions/0001-level-triggered-programs.md). Called by `tracker.driver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from dynasor_serve.certaindex.rules.registry import Rule, parse_rule
+from dynasor_serve.certaindex.verdict import VerdictKind
+from dynasor_serve.programs.algorithm import Algorithm, Assessment
+from dynasor_serve.programs.events import (
+    Accepted,
+    AnswersCompared,
+    BudgetReached,
+    CallFailed,
+    CallFinished,
+    CancelRequested,
+    Claimed,
+    DeadlineReached,
+    Event,
+    Finished,
+    Outcome,
+    Phase,
+    ProgramError,
+    StopReason,
+)
+from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.query import Branch, Query
+from dynasor_serve.programs.self_consistency import SelfConsistency
+
+# A branch that failed this often is abandoned: a retry without a bound is how overload feeds itself.
+MAX_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the program is over."""
+
+    reason: StopReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All that is known of one program."""
+
+    query: Query
+    pool: str
+    accepted_at_ms: int
+    algorithm: Algorithm
+    assessment: Assessment
+    epoch: int = 0
+    ledger: Ledger = Ledger()
+    finished_tokens: int = 0  # completion tokens of branches whose evidence counts
+    failures: Mapping[Branch, int] = field(default_factory=dict)  # branch -> attempts that failed
+    abandoned: frozenset[Branch] = frozenset()
+    seen: frozenset[tuple[Branch, str]] = frozenset()  # calls that have ended, as (branch, attempt)
+    counted: frozenset[Branch] = frozenset()  # branches whose evidence counts
+    stop: Stop | None = None
+    last_error: ProgramError | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def deadline_ms(self) -> int:
+        """When the program must be final, in Unix milliseconds."""
+        return self.accepted_at_ms + round(self.query.deadline_seconds * 1000)
+
+    @property
+    def mean_tokens_per_branch(self) -> float:
+        """Mean completion tokens of the branches that count; 0 where none does."""
+        return self.finished_tokens / self.assessment.samples if self.assessment.samples else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """What should be so now. The driver makes it so: it starts what is missing and cancels what is too much."""
+
+    wanted: tuple[Branch, ...]
+    compare: tuple[tuple[str, str], ...]
+    stop: Stop | None
+    remaining_knob: int
+
+
+def accept(event: Accepted) -> Program:
+    """The program that its first event makes. Raises `InvalidRule` when the rule is unknown."""
+    query = event.query
+    algorithm = SelfConsistency.start(query.algorithm, _rule(query.rule), query.answer_type)
+    return Program(
+        query=query,
+        pool=event.pool,
+        accepted_at_ms=event.accepted_at_ms,
+        algorithm=algorithm,
+        assessment=algorithm.assess(frozenset()),
+    )
+
+
+def fold_log(events: Iterable[Event]) -> Program:
+    """The program that a whole log makes. Raises `ValueError` when the log does not begin with `Accepted`."""
+    events = iter(events)
+    first = next(events, None)
+    if not isinstance(first, Accepted):
+        raise ValueError(f"a program's log begins with Accepted, not with {type(first).__name__}")
+    program = accept(first)
+    for event in events:
+        program = fold(program, event)
+    return program
+
+
+def fold(program: Program, event: Event) -> Program:
+    """The program after one more event. Events that repeat or come after the end change nothing but the ledger."""
+    if program.outcome is not None:
+        return program
+    match event:
+        case CallFinished():
+            return _fold_finished(program, event)
+        case CallFailed():
+            return _fold_failed(program, event)
+        case AnswersCompared():
+            return _reassessed(replace(program, algorithm=program.algorithm.compared(event)))
+        case Claimed():
+            return replace(program, epoch=event.epoch, ledger=program.ledger.with_lost(event.tokens_lost))
+        case CancelRequested():
+            return _stopped(program, StopReason.CANCELLED, event.reason or "cancelled by the user")
+        case DeadlineReached():
+            detail = f"the deadline of {program.query.deadline_seconds:g} s passed"
+            return _stopped(program, StopReason.STOP_DEADLINE, detail)
+        case BudgetReached():
+            detail = f"{event.tokens} of {program.query.max_tokens} budgeted tokens are generated"
+            return _stopped(program, StopReason.STOP_BUDGET, detail)
+        case Finished():
+            return replace(program, outcome=event.outcome)
+        case Accepted():
+            return program
+
+
+def directive(program: Program) -> Directive:
+    """What should be so now."""
+    remaining = max(0, program.algorithm.cap - program.assessment.samples - len(program.abandoned))
+    if program.stop is not None or program.outcome is not None:
+        return Directive(wanted=(), compare=(), stop=program.stop, remaining_knob=0)
+    return Directive(
+        wanted=program.algorithm.wanted(program.abandoned),
+        compare=program.algorithm.open_comparisons(),
+        stop=None,
+        remaining_knob=remaining,
+    )
+
+
+def with_cancelled(program: Program, tokens: int, prompt_tokens: int) -> Program:
+    """Books a running call that was cancelled. Only `finish` follows: the sum reaches the log in the outcome."""
+    return replace(program, ledger=program.ledger.with_cancelled(tokens, prompt_tokens))
+
+
+def finish(program: Program, now_ms: int) -> Finished:
+    """The final event of a stopped program.
+
+    Args:
+        program: stopped, with its running calls cancelled and booked.
+        now_ms: Unix milliseconds.
+    """
+    assert program.stop is not None, "only a stopped program finishes"
+    aggregate = program.algorithm.aggregate()
+    phase, error = _final_phase(program, aggregate.answer)
+    samples = program.assessment.samples
+    cap = program.algorithm.cap - len(program.abandoned)
+    return Finished(
+        Outcome(
+            phase=phase,
+            stop_reason=StopReason.FAILED if phase is Phase.FAILED else program.stop.reason,
+            stop_detail=program.stop.detail,
+            rule=program.query.rule,
+            answer=aggregate.answer,
+            text=aggregate.text,
+            certaindex=program.assessment.certaindex,
+            samples=samples,
+            votes=aggregate.votes,
+            ledger=program.ledger.closed(cap=cap, finished=samples, finished_tokens=program.finished_tokens),
+            latency_seconds=max(0, now_ms - program.accepted_at_ms) / 1000,
+            error=error,
+        )
+    )
+
+
+def _fold_finished(program: Program, event: CallFinished) -> Program:
+    call = (event.branch, event.attempt)
+    if call in program.seen:
+        return program
+    program = replace(program, seen=program.seen | {call})
+    ledger = program.ledger
+    if event.branch in program.counted:  # a second attempt of a branch that has its evidence
+        return replace(program, ledger=ledger.with_lost(event.tokens, event.prompt_tokens))
+    if program.stop is not None:  # it ended between the verdict and its cancellation
+        return replace(program, ledger=ledger.with_cancelled(event.tokens, event.prompt_tokens))
+    return _reassessed(
+        replace(
+            program,
+            algorithm=program.algorithm.observe(event),
+            counted=program.counted | {event.branch},
+            ledger=ledger.with_finished(event.tokens, event.prompt_tokens, event.cached_prompt_tokens),
+            finished_tokens=program.finished_tokens + event.tokens,
+        )
+    )
+
+
+def _fold_failed(program: Program, event: CallFailed) -> Program:
+    call = (event.branch, event.attempt)
+    if call in program.seen:
+        return program
+    program = replace(
+        program,
+        seen=program.seen | {call},
+        ledger=program.ledger.with_lost(event.tokens, event.prompt_tokens),
+        last_error=event.error,
+    )
+    if event.branch in program.counted:
+        return program
+    failed = program.failures.get(event.branch, 0) + 1
+    program = replace(program, failures={**program.failures, event.branch: failed})
+    if event.error.retryable and failed < MAX_ATTEMPTS:
+        return program
+    if not event.error.retryable and not program.counted:
+        # The engine refused the query itself: the other branches would be refused alike.
+        return _stopped(program, StopReason.FAILED, event.error.message)
+    return _reassessed(replace(program, abandoned=program.abandoned | {event.branch}))
+
+
+def _reassessed(program: Program) -> Program:
+    assessment = program.algorithm.assess(program.abandoned)
+    program = replace(program, assessment=assessment)
+    if assessment.exhausted:
+        if not assessment.samples and program.last_error is not None:
+            return _stopped(program, StopReason.FAILED, f"every branch failed; last: {program.last_error.message}")
+        return _stopped(program, StopReason.CAP, f"all {assessment.samples} samples are in")
+    if assessment.verdict.kind in _VERDICT_STOPS:
+        return _stopped(program, _VERDICT_STOPS[assessment.verdict.kind], assessment.verdict.reason)
+    budget = program.query.max_tokens
+    if budget and program.ledger.spent >= budget:
+        return _stopped(program, StopReason.STOP_BUDGET, f"{program.ledger.spent} of {budget} budgeted tokens are spent")
+    return program
+
+
+def _final_phase(program: Program, answer: str | None) -> tuple[Phase, ProgramError | None]:
+    assert program.stop is not None
+    if program.stop.reason is StopReason.CANCELLED:
+        return Phase.CANCELLED, None
+    if program.stop.reason is StopReason.FAILED:
+        return Phase.FAILED, program.last_error
+    if answer is not None:
+        return Phase.SUCCEEDED, None
+    if program.assessment.samples:
+        kind = program.query.answer_type
+        message = f"no {kind} answer could be read from {program.assessment.samples} samples; ask for one, or another type"
+        return Phase.FAILED, ProgramError("NO_ANSWER", message)
+    if program.stop.reason is StopReason.STOP_DEADLINE:
+        cause = f"; last error: {program.last_error.message}" if program.last_error else ""
+        message = f"{program.stop.detail} before any sample finished{cause}; give a longer deadline or fewer tokens"
+        return Phase.FAILED, ProgramError("DEADLINE_EXCEEDED", message, retryable=True)
+    message = f"{program.stop.detail} before any sample finished; give a larger budget or fewer tokens per call"
+    return Phase.FAILED, ProgramError("BUDGET_EXHAUSTED", message)
+
+
+_VERDICT_STOPS = {
+    VerdictKind.STOP_CERTAIN: StopReason.STOP_CERTAIN,
+    VerdictKind.STOP_UNPROMISING: StopReason.STOP_UNPROMISING,
+}
+
+
+def _stopped(program: Program, reason: StopReason, detail: str) -> Program:
+    return program if program.stop is not None else replace(program, stop=Stop(reason, detail))
+
+
+@lru_cache(maxsize=256)
+def _rule(type_string: str) -> Rule:
+    return parse_rule(type_string)

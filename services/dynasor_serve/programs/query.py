@@ -1,0 +1,167 @@
+"""What a user asks, after validation: the input of every program.
+
+`gateway.conversion` builds a `Query` from the wire and calls `validated`; trackers read it back from the first record
+of the program's log.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+from dynasor_serve.certaindex.answers import AnswerType
+
+QueryId = NewType("QueryId", str)
+Branch = NewType("Branch", int)
+
+MAX_PROMPT_CHARACTERS = 1_000_000
+MAX_SAMPLES = 1024
+MAX_STOP_STRINGS = 8
+MAX_LABELS = 32
+MAX_NAME_CHARACTERS = 253
+MAX_DEADLINE_SECONDS = 24 * 3600.0
+ROLES = ("system", "user", "assistant")
+
+
+class InvalidQuery(ValueError):
+    """A query that cannot be accepted.
+
+    Attributes:
+        field: path of the offending field, such as `algorithm.self_consistency.max_samples`.
+    """
+
+    def __init__(self, field: str, wrong: str, right: str) -> None:
+        super().__init__(f"{field}: {wrong}; {right}")
+        self.field = field
+
+
+class QueryClass(StrEnum):
+    """How urgent a query is, most urgent first."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How each call samples. Branches must differ for a vote to mean something, hence the warm default."""
+
+    temperature: float = 0.8
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int = 512  # completion tokens of one call
+    stop: tuple[str, ...] = ()
+    seed: int | None = None  # of branch 0; branch i samples with seed + i
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConsistencyParameters:
+    """Parameters of `self-consistency`; the knob is the number of samples."""
+
+    max_samples: int = 16
+    width: int = 4  # samples running at once
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A validated query with its defaults filled in."""
+
+    model: str
+    rule: str  # type string, such as "beta-posterior:confidence=0.95"
+    messages: tuple[Message, ...] = ()  # empty exactly when `prompt` is set
+    prompt: str | None = None
+    sampling: SamplingParameters = SamplingParameters()
+    answer_type: AnswerType = AnswerType.TEXT
+    algorithm: SelfConsistencyParameters = SelfConsistencyParameters()
+    max_tokens: int = 0  # completion tokens over all calls; 0 = the algorithm's cap alone
+    deadline_seconds: float = 600.0
+    query_class: QueryClass = QueryClass.STANDARD
+    tenant: str = "default"
+    idempotency_key: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def validated(query: Query) -> Query:
+    """Returns the query unchanged, or raises `InvalidQuery` naming the first field that is wrong."""
+    _check_input(query)
+    _check_sampling(query.sampling)
+    _check_algorithm(query.algorithm)
+    if query.max_tokens < 0:
+        raise InvalidQuery("budget.max_tokens", f"is {query.max_tokens}", "give 0 for no bound, or a positive number")
+    if not 0 < query.deadline_seconds <= MAX_DEADLINE_SECONDS:
+        raise InvalidQuery(
+            "deadline",
+            f"is {query.deadline_seconds:g} s, which has passed or is too far",
+            f"give more than 0 and at most {MAX_DEADLINE_SECONDS:g} seconds from now",
+        )
+    for name, value in (("tenant", query.tenant), ("idempotency_key", query.idempotency_key), ("model", query.model)):
+        if len(value) > MAX_NAME_CHARACTERS:
+            raise InvalidQuery(name, f"has {len(value)} characters", f"give at most {MAX_NAME_CHARACTERS}")
+    _check_labels(query.labels)
+    return query
+
+
+def _check_input(query: Query) -> None:
+    if query.prompt is not None:
+        if query.messages:
+            raise InvalidQuery("input", "has both a prompt and messages", "give one of them")
+        if not query.prompt.strip():
+            raise InvalidQuery("prompt", "is empty", "give the text of the question")
+        texts = [query.prompt]
+    else:
+        if not any(message.role != "system" for message in query.messages):
+            raise InvalidQuery("input", "is missing", "give a prompt, or chat messages with a user's turn")
+        for i, message in enumerate(query.messages):
+            if message.role not in ROLES:
+                raise InvalidQuery(f"chat.messages[{i}].role", f"is {message.role!r}", f"give one of {', '.join(ROLES)}")
+            if message.role != "assistant" and not message.content.strip():
+                raise InvalidQuery(f"chat.messages[{i}].content", "is empty", "give the text of the turn")
+        texts = [message.content for message in query.messages]
+    characters = sum(map(len, texts))
+    if characters > MAX_PROMPT_CHARACTERS:
+        raise InvalidQuery("input", f"has {characters} characters", f"give at most {MAX_PROMPT_CHARACTERS}")
+
+
+def _check_sampling(sampling: SamplingParameters) -> None:
+    temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
+    if not (math.isfinite(temperature) and 0 <= temperature <= 2):
+        raise InvalidQuery("sampling.temperature", f"is {temperature:g}", "give a number from 0 to 2")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InvalidQuery("sampling.top_p", f"is {top_p:g}", "give a number above 0 and at most 1")
+    if top_k is not None and top_k < 0:
+        raise InvalidQuery("sampling.top_k", f"is {top_k}", "give 0 for all tokens, or a positive number")
+    if sampling.max_tokens < 1:
+        raise InvalidQuery("sampling.max_tokens", f"is {sampling.max_tokens}", "give at least 1 token")
+    if len(sampling.stop) > MAX_STOP_STRINGS:
+        raise InvalidQuery("sampling.stop", f"has {len(sampling.stop)} strings", f"give at most {MAX_STOP_STRINGS}")
+    if any(not text for text in sampling.stop):
+        raise InvalidQuery("sampling.stop", "holds an empty string", "leave it out")
+
+
+def _check_algorithm(parameters: SelfConsistencyParameters) -> None:
+    path = "algorithm.self_consistency"
+    if not 1 <= parameters.max_samples <= MAX_SAMPLES:
+        raise InvalidQuery(f"{path}.max_samples", f"is {parameters.max_samples}", f"give 1 to {MAX_SAMPLES}")
+    if parameters.width < 1:
+        raise InvalidQuery(f"{path}.width", f"is {parameters.width}", "give at least 1 sample at once")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidQuery("labels", f"has {len(labels)} entries", f"give at most {MAX_LABELS}")
+    for key, value in labels.items():
+        if not key or len(key) > MAX_NAME_CHARACTERS or len(value) > MAX_NAME_CHARACTERS:
+            raise InvalidQuery(
+                f"labels[{key[:40]!r}]", "is empty or too long", f"give 1 to {MAX_NAME_CHARACTERS} characters each"
+            )

@@ -1,0 +1,95 @@
+"""Every Redis key and channel, built in one place.
+
+All keys that one atomic step touches share a hash tag, the tenant's *shard*, so they live in one slot of a Redis
+Cluster. A query's id begins with its shard, so its keys follow from the id alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zlib
+from typing import NewType
+
+from dynasor_serve.programs.query import QueryId
+
+Shard = NewType("Shard", str)
+
+SHARD_COUNT = 16
+SHARDS: tuple[Shard, ...] = tuple(Shard(f"{number:02x}") for number in range(SHARD_COUNT))
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_QUERY_ID = re.compile(rf"(?:{'|'.join(SHARDS)})-[{_ALPHABET}]{{26}}")
+
+
+def shard_of_tenant(tenant: str) -> Shard:
+    return SHARDS[zlib.crc32(tenant.encode()) % SHARD_COUNT]
+
+
+def new_query_id(tenant: str) -> QueryId:
+    """A unique id that sorts by time within its shard: shard, 48 bits of Unix milliseconds, 80 random bits."""
+    number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10))
+    digits = "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return QueryId(f"{shard_of_tenant(tenant)}-{digits}")
+
+
+def is_query_id(text: str) -> bool:
+    return _QUERY_ID.fullmatch(text) is not None
+
+
+def shard_of(query_id: QueryId) -> Shard:
+    return Shard(query_id[:2])
+
+
+def log(query_id: QueryId) -> str:
+    """List: the program's records, JSON, index = sequence number."""
+    return f"{prefix(shard_of(query_id))}log:{query_id}"
+
+
+def program(query_id: QueryId) -> str:
+    """Hash: tenant, pool, phase, owner, address, epoch, running_tokens."""
+    return f"{prefix(shard_of(query_id))}program:{query_id}"
+
+
+def queue(shard: Shard) -> str:
+    """Sorted set: unclaimed programs by when they are due to be claimed, in Unix milliseconds."""
+    return f"{prefix(shard)}queue"
+
+
+def leases(shard: Shard) -> str:
+    """Sorted set: claimed programs by when their lease ends, in Redis' own Unix milliseconds."""
+    return f"{prefix(shard)}leases"
+
+
+def tenant(shard: Shard, name: str) -> str:
+    """Hash: live, the tenant's queries that are not final."""
+    return f"{prefix(shard)}tenant:{name}"
+
+
+def tenant_index(shard: Shard, name: str) -> str:
+    """Sorted set: the tenant's queries by acceptance, in Unix milliseconds."""
+    return f"{prefix(shard)}index:{name}"
+
+
+def idempotency(shard: Shard, tenant_name: str, key: str) -> str:
+    """Hash: query_id and fingerprint of the first query under this key."""
+    return f"{prefix(shard)}idempotency:{tenant_name}:{key}"
+
+
+def appended_channel(shard: Shard) -> str:
+    """Every append: query id, first sequence number and the records, a line each."""
+    return f"{prefix(shard)}appended"
+
+
+def work_channel(shard: Shard) -> str:
+    """Ids of programs that a tracker should look at: newly queued, released, or asked to cancel."""
+    return f"{prefix(shard)}work"
+
+
+def pool_lease(pool: str) -> str:
+    """Hash: holder, epoch, expires_ms of the active scheduler."""
+    return f"dynasor:{{pool-{pool}}}:lease"
+
+
+def prefix(shard: Shard) -> str:
+    return f"dynasor:{{{shard}}}:"

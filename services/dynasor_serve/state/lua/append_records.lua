@@ -1,0 +1,21 @@
+-- Appends records to a program's log on behalf of its owner.
+-- KEYS  1 log  2 program
+-- ARGV  1 query id  2 tracker  3 epoch  4 expected length of the log [records]  5 appended channel
+--       6 completion tokens that still running calls have generated  7… records
+-- Returns {status, …}: 'ok'; 'fenced' (another tracker has the program, or it is final); 'behind' followed by the
+--         records from the expected length on (somebody appended in between: fold them and try again).
+local owned = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'phase')
+if owned[1] ~= ARGV[2] or owned[2] ~= ARGV[3] or owned[3] ~= 'running' then
+  return {'fenced'}
+end
+local expected = tonumber(ARGV[4])
+if redis.call('LLEN', KEYS[1]) ~= expected then
+  local newer = redis.call('LRANGE', KEYS[1], expected, -1)
+  table.insert(newer, 1, 'behind')
+  return newer
+end
+local records = {unpack(ARGV, 7)}
+redis.call('RPUSH', KEYS[1], unpack(records))
+redis.call('HSET', KEYS[2], 'running_tokens', ARGV[6])
+redis.call('PUBLISH', ARGV[5], ARGV[1] .. '\n' .. expected .. '\n' .. table.concat(records, '\n'))
+return {'ok'}

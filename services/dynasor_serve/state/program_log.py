@@ -1,0 +1,294 @@
+"""Programs in Redis: accepted by gateways, claimed and written by trackers, followed by anyone.
+
+Each method is one atomic step (a Lua script) that may be sent twice. Raises `StateUnavailable` and `StateFull`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from dynasor_serve.programs.events import Accepted, CancelRequested, Finished, Outcome, Phase, StopReason
+from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.query import QueryClass, QueryId
+from dynasor_serve.state import keys, records
+from dynasor_serve.state.keys import Shard
+from dynasor_serve.state.records import Record
+from dynasor_serve.state.redis_client import Script, translated
+
+# How much later than a standard query a class is claimed when trackers are short. A delay, not a rank, so that none
+# starves.
+CLASS_DELAY_MS = {QueryClass.INTERACTIVE: -60_000, QueryClass.STANDARD: 0, QueryClass.BATCH: 600_000}
+
+
+class AcceptStatus(StrEnum):
+    """What became of a query offered for acceptance."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # the idempotency key's first query, with the same content
+    CONFLICT = "conflict"  # the same key with other content
+    TENANT_FULL = "tenant-full"
+    QUEUE_FULL = "queue-full"
+
+
+class AppendStatus(StrEnum):
+    """What became of an append."""
+
+    OK = "ok"
+    FENCED = "fenced"  # another tracker has the program, or it is final
+    BEHIND = "behind"  # somebody appended in between
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that acceptance enforces."""
+
+    live_queries_per_tenant: int
+    queued_programs_per_shard: int
+    idempotency_ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A program that a tracker has taken, with its log up to the claim itself."""
+
+    query_id: QueryId
+    epoch: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The result of an append; `newer` holds the records to fold first when it is behind."""
+
+    status: AppendStatus
+    newer: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A program that a tracker holds, as it tells Redis."""
+
+    query_id: QueryId
+    epoch: int
+    running_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramEntry:
+    """The index entry of a program."""
+
+    phase: Phase
+    tracker: str
+    address: str
+
+
+class ProgramLog:
+    """All programs, in one Redis."""
+
+    def __init__(self, redis: Redis, *, final_ttl_seconds: int) -> None:
+        self._redis = redis
+        self._final_ttl_seconds = final_ttl_seconds
+        self._accept = Script(redis, "accept_query")
+        self._claim = Script(redis, "claim_programs")
+        self._append = Script(redis, "append_records")
+        self._finish = Script(redis, "finish_program")
+        self._cancel = Script(redis, "cancel_program")
+        self._renew = Script(redis, "renew_leases")
+        self._release = Script(redis, "release_programs")
+
+    async def accept(
+        self, query_id: QueryId, event: Accepted, fingerprint: str, limits: Limits
+    ) -> tuple[AcceptStatus, QueryId]:
+        """Accepts a query; from then on nothing loses it.
+
+        Args:
+            fingerprint: of the query's content, compared under its idempotency key.
+        """
+        query = event.query
+        shard = keys.shard_of(query_id)
+        tenant = keys.tenant(shard, query.tenant)
+        key = query.idempotency_key
+        status, found = await self._accept(
+            [
+                keys.log(query_id),
+                keys.program(query_id),
+                keys.queue(shard),
+                tenant,
+                keys.tenant_index(shard, query.tenant),
+                keys.idempotency(shard, query.tenant, key) if key else tenant,
+            ],
+            [
+                query_id,
+                records.encode(Record(event, event.accepted_at_ms)),
+                query.tenant,
+                event.pool,
+                event.accepted_at_ms,
+                event.accepted_at_ms + CLASS_DELAY_MS[query.query_class],
+                limits.live_queries_per_tenant,
+                limits.queued_programs_per_shard,
+                fingerprint if key else "",
+                limits.idempotency_ttl_seconds,
+                keys.appended_channel(shard),
+                keys.work_channel(shard),
+            ],
+        )
+        return AcceptStatus(status.decode()), QueryId(found.decode())
+
+    async def claim(
+        self, shard: Shard, *, tracker: str, address: str, limit: int, lease_ms: int, adopt_own: bool = False
+    ) -> list[Claim]:
+        """Takes up to `limit` programs of a shard; `adopt_own` also those an earlier process of this name holds."""
+        entries = await self._claim(
+            [keys.leases(shard), keys.queue(shard)],
+            [
+                tracker,
+                address,
+                limit,
+                lease_ms,
+                keys.prefix(shard),
+                keys.appended_channel(shard),
+                "1" if adopt_own else "0",
+            ],
+        )
+        return [
+            Claim(QueryId(query_id.decode()), int(epoch), tuple(map(records.decode, lines)))
+            for query_id, epoch, *lines in entries
+        ]
+
+    async def append(
+        self, holding: Holding, tracker: str, expected_length: int, new: Sequence[Record]
+    ) -> Appended:
+        """Appends records; `expected_length` is the log's length as the writer knows it."""
+        query_id = holding.query_id
+        reply = await self._append(
+            [keys.log(query_id), keys.program(query_id)],
+            [
+                query_id,
+                tracker,
+                holding.epoch,
+                expected_length,
+                keys.appended_channel(keys.shard_of(query_id)),
+                holding.running_tokens,
+                *map(records.encode, new),
+            ],
+        )
+        return _appended(reply)
+
+    async def finish(
+        self, holding: Holding, tracker: str, tenant: str, expected_length: int, new: Sequence[Record], phase: Phase
+    ) -> Appended:
+        """Appends the last records, the final one among them, and settles lease and quota."""
+        query_id = holding.query_id
+        shard = keys.shard_of(query_id)
+        reply = await self._finish(
+            [keys.log(query_id), keys.program(query_id), keys.leases(shard), keys.tenant(shard, tenant)],
+            [
+                query_id,
+                tracker,
+                holding.epoch,
+                expected_length,
+                keys.appended_channel(shard),
+                phase.value,
+                self._final_ttl_seconds,
+                *map(records.encode, new),
+            ],
+        )
+        return _appended(reply)
+
+    async def cancel(self, query_id: QueryId, reason: str, now_ms: int) -> Phase | None:
+        """Records a wish to cancel. Returns the phase after it, None where the query is unknown."""
+        first = await self.read(query_id, 0, 0)
+        if not first or not isinstance(accepted := first[0].event, Accepted):
+            return None
+        shard = keys.shard_of(query_id)
+        phase = await self._cancel(
+            [
+                keys.log(query_id),
+                keys.program(query_id),
+                keys.queue(shard),
+                keys.tenant(shard, accepted.query.tenant),
+            ],
+            [
+                query_id,
+                records.encode(Record(CancelRequested(reason), now_ms)),
+                records.encode(Record(Finished(_cancelled_unclaimed(accepted, reason, now_ms)), now_ms)),
+                keys.appended_channel(shard),
+                keys.work_channel(shard),
+                self._final_ttl_seconds,
+            ],
+        )
+        return None if phase == b"unknown" else Phase(phase.decode())
+
+    async def renew(self, shard: Shard, tracker: str, lease_ms: int, held: Sequence[Holding]) -> list[int]:
+        """Renews leases of one shard. Returns each log's length, -1 where the program is another's by now."""
+        lengths = await self._renew([keys.leases(shard)], [tracker, lease_ms, keys.prefix(shard), *_flat(held)])
+        return [int(length) for length in lengths]
+
+    async def release(self, shard: Shard, tracker: str, held: Sequence[Holding]) -> int:
+        """Gives programs of one shard back to the head of the queue."""
+        arguments: list[str | bytes | int] = [tracker, keys.prefix(shard), keys.work_channel(shard), *_flat(held)]
+        return int(await self._release([keys.leases(shard), keys.queue(shard)], arguments))
+
+    async def read(self, query_id: QueryId, first: int = 0, last: int = -1) -> list[Record]:
+        """Records `first` to `last`, both included; negative numbers count from the end."""
+        try:
+            lines = await self._redis.lrange(keys.log(query_id), first, last)  # type: ignore[misc]
+        except RedisError as error:
+            raise translated(error, "reading a log") from error
+        return [records.decode(line) for line in lines]
+
+    async def entry(self, query_id: QueryId) -> ProgramEntry | None:
+        """Where the program is; None where the query is unknown or has expired."""
+        try:
+            values = await self._redis.hmget(  # type: ignore[misc]
+                keys.program(query_id), ["phase", "owner", "address"]
+            )
+        except RedisError as error:
+            raise translated(error, "reading a program") from error
+        phase, tracker, address = ((value or b"").decode() for value in values)
+        return ProgramEntry(Phase(phase), tracker, address) if phase else None
+
+    async def length(self, query_id: QueryId) -> int:
+        """Records in the log."""
+        try:
+            return int(await self._redis.llen(keys.log(query_id)))  # type: ignore[misc]
+        except RedisError as error:
+            raise translated(error, "reading a log") from error
+
+    async def list_tenant(self, tenant: str, offset: int, count: int) -> list[QueryId]:
+        """Ids of a tenant's queries, newest first, expired ones included."""
+        shard = keys.shard_of_tenant(tenant)
+        try:
+            found = await self._redis.zrevrange(keys.tenant_index(shard, tenant), offset, offset + count - 1)
+        except RedisError as error:
+            raise translated(error, "listing queries") from error
+        return [QueryId(query_id.decode()) for query_id in found]
+
+
+def _appended(reply: list[bytes]) -> Appended:
+    return Appended(AppendStatus(reply[0].decode()), tuple(map(records.decode, reply[1:])))
+
+
+def _flat(held: Sequence[Holding]) -> list[str | int]:
+    return [value for each in held for value in (each.query_id, each.epoch, each.running_tokens)]
+
+
+def _cancelled_unclaimed(accepted: Accepted, reason: str, now_ms: int) -> Outcome:
+    return Outcome(
+        phase=Phase.CANCELLED,
+        stop_reason=StopReason.CANCELLED,
+        stop_detail=reason or "cancelled by the user",
+        rule=accepted.query.rule,
+        answer=None,
+        text="",
+        certaindex=0.0,
+        samples=0,
+        votes=(),
+        ledger=Ledger(),
+        latency_seconds=max(0, now_ms - accepted.accepted_at_ms) / 1000,
+    )
