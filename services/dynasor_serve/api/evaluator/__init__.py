@@ -1,0 +1,1 @@
+"""Generated from `protos/dynasor_serve/api/evaluator`: see the comments there."""

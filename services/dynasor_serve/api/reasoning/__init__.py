@@ -1,0 +1,1 @@
+"""Generated from `protos/dynasor_serve/api/reasoning`: see the comments there."""

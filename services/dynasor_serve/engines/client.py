@@ -1,0 +1,244 @@
+"""The client of an engine: any OpenAI-compatible server, at its best with vLLM.
+
+One `EngineCall` is one HTTP request for one branch, streamed with running usage so that a cancelled call's tokens are
+known. Closing it closes the connection, which is how an engine is told to abort. Used by `tracker.calls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from dynasor_serve.engines import wire
+from dynasor_serve.engines.errors import EngineError, EngineReason
+from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.programs.query import Branch, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a call goes."""
+
+    url: str  # without /v1
+    kind: EngineKind
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimeouts:
+    """How long an engine may be silent, in seconds."""
+
+    connect: float = 5.0
+    stall: float = 120.0  # without a byte, the first included: queueing in the engine and a long prefill are silence too
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a call yields when it runs to its end."""
+
+    text: str
+    finish_reason: str
+
+
+class EngineClient:
+    """Opens calls to any number of endpoints. Raises nothing itself; calls raise `EngineError`."""
+
+    def __init__(self, timeouts: EngineTimeouts) -> None:
+        self._timeouts = timeouts
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.stall),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            read_bufsize=1 << 18,
+        )
+        self._without_priority: set[str] = set()  # urls that refuse priorities
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def open(
+        self, endpoint: Endpoint, query: Query, branch: Branch, *, request_id: str, priority: int
+    ) -> EngineCall:
+        """A call that starts when its `completion` is awaited."""
+        return EngineCall(self, endpoint, query, branch, request_id, priority)
+
+    async def _post(
+        self, endpoint: Endpoint, query: Query, branch: Branch, request_id: str, priority: int
+    ) -> aiohttp.ClientResponse:
+        url, kind = endpoint.url, endpoint.kind
+        if query.sampling.seed is not None and not kind.honours_seed:
+            message = f"an engine of kind {kind} cannot honour a seed; leave sampling.seed unset"
+            raise EngineError(EngineReason.SEED_UNSUPPORTED, message)
+        path = "/v1/completions" if query.prompt is not None else "/v1/chat/completions"
+        body = request_body(query, branch, speaks_vllm=kind.speaks_vllm)
+        if kind.speaks_vllm and priority and url not in self._without_priority:
+            body["priority"] = priority
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        response = await self._session.post(url + path, data=wire.encode_body(body), headers=headers)
+        if response.status == 200:
+            return response
+        message = wire.error_message(await response.read())
+        if response.status == 400 and "priority" in body and "priority" in message.lower():
+            # vLLM without --scheduling-policy priority refuses any; the order is kept outside the engine anyway.
+            self._without_priority.add(url)
+            return await self._post(endpoint, query, branch, request_id, 0)
+        raise refusal(response.status, message, url)
+
+
+class EngineCall:
+    """One request to an engine.
+
+    Attributes:
+        tokens: completion tokens so far, as the engine last said; where it says nothing, one per event.
+        prompt_tokens, cached_prompt_tokens: of the prompt, known from the first event on.
+        parts: the text so far; listeners may read it between events.
+    """
+
+    __slots__ = (
+        "_client", "_endpoint", "_priority", "_query", "_request_id", "_response",
+        "branch", "cached_prompt_tokens", "is_closed", "parts", "prompt_tokens", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, client: EngineClient, endpoint: Endpoint, query: Query, branch: Branch, request_id: str, priority: int
+    ) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self._query = query
+        self._request_id = request_id
+        self._priority = priority
+        self._response: aiohttp.ClientResponse | None = None
+        self.branch = branch
+        self.tokens = 0
+        self.prompt_tokens = 0
+        self.cached_prompt_tokens = 0
+        self.parts: list[str] = []
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Closes the connection at once; the engine aborts. Safe at any time."""
+        self.is_closed = True
+        if self._response is not None:
+            self._response.close()
+
+    async def completion(self, on_progress: Callable[[str], None]) -> Completion:
+        """Runs the call to its end.
+
+        Args:
+            on_progress: told the new text of each event, after the counts have been brought up to date.
+
+        Raises:
+            EngineError: whatever went wrong; nothing else but cancellation leaves here.
+        """
+        try:
+            self._response = await self._client._post(
+                self._endpoint, self._query, self.branch, self._request_id, self._priority
+            )
+            if self.is_closed:
+                self._response.close()
+            return await self._read(self._response, on_progress)
+        except EngineError:
+            raise
+        except TimeoutError as error:
+            message = f"the engine at {self._endpoint.url} sent nothing for {self._client._timeouts.stall:g} s"
+            raise EngineError(EngineReason.ENGINE_HUNG, message) from error
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+            message = f"the engine at {self._endpoint.url} broke the stream off after {self.tokens} tokens"
+            raise EngineError(EngineReason.ENGINE_BROKE_OFF, message) from error
+        except (aiohttp.ClientError, OSError) as error:
+            message = f"the engine at {self._endpoint.url} cannot be reached: {error}"
+            raise EngineError(EngineReason.ENGINE_UNAVAILABLE, message) from error
+        finally:
+            if self._response is not None:
+                self._response.release() if self.is_closed is False else self._response.close()
+
+    async def _read(self, response: aiohttp.ClientResponse, on_progress: Callable[[str], None]) -> Completion:
+        reader = wire.EventReader()
+        finish_reason = ""
+        is_reasoning = False
+        async for data in response.content.iter_any():
+            for chunk in reader.feed(data):
+                if chunk.error is not None:
+                    raise EngineError(EngineReason.ENGINE_FAILED, f"the engine reports: {chunk.error.message}")
+                new = ""
+                for choice in chunk.choices:
+                    new, is_reasoning = _text(choice, is_reasoning)
+                    finish_reason = choice.finish_reason or finish_reason
+                if new:
+                    self.parts.append(new)
+                self._count(chunk)
+                on_progress(new)
+            if reader.done:
+                break
+        if not finish_reason:
+            message = f"the engine at {self._endpoint.url} ended the stream without a finish reason"
+            raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
+        if is_reasoning:
+            self.parts.append("</think>")
+        return Completion(text="".join(self.parts), finish_reason=finish_reason)
+
+    def _count(self, chunk: wire.Chunk) -> None:
+        usage = chunk.usage
+        if usage is None:
+            self.tokens += bool(chunk.choices)
+            return
+        self.tokens = usage.completion_tokens
+        self.prompt_tokens = usage.prompt_tokens
+        if usage.prompt_tokens_details is not None:
+            self.cached_prompt_tokens = usage.prompt_tokens_details.cached_tokens or 0
+
+
+def request_body(query: Query, branch: Branch, *, speaks_vllm: bool) -> dict[str, Any]:
+    """The JSON body of one branch's request. One request per branch: aborting an n > 1 request is all or nothing."""
+    sampling = query.sampling
+    stream_options = {"include_usage": True}
+    body: dict[str, Any] = {"model": query.model, "stream": True, "stream_options": stream_options}
+    if query.prompt is not None:
+        body["prompt"] = query.prompt
+    else:
+        body["messages"] = [{"role": message.role, "content": message.content} for message in query.messages]
+    body["temperature"] = sampling.temperature
+    body["max_tokens"] = sampling.max_tokens
+    if sampling.top_p is not None:
+        body["top_p"] = sampling.top_p
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed + branch
+    if speaks_vllm:
+        stream_options["continuous_usage_stats"] = True
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+    return body
+
+
+def refusal(status: int, message: str, url: str) -> EngineError:
+    """The error that an HTTP status means."""
+    lowered = message.lower()
+    if status == 404:
+        return EngineError(EngineReason.MODEL_NOT_SERVED, f"the engine at {url} answers 404: {message}")
+    if status in (400, 422) and ("context length" in lowered or "max_model_len" in lowered or "too long" in lowered):
+        return EngineError(EngineReason.PROMPT_TOO_LONG, f"{message}; shorten the prompt or ask for fewer tokens")
+    if status in (429, 503):
+        return EngineError(EngineReason.ENGINE_OVERLOADED, f"the engine at {url} answers {status}: {message}")
+    if 400 <= status < 500 and status != 408:
+        return EngineError(EngineReason.ENGINE_REFUSED, f"the engine at {url} answers {status}: {message}")
+    return EngineError(EngineReason.ENGINE_FAILED, f"the engine at {url} answers {status}: {message}")
+
+
+def _text(choice: wire.Choice, is_reasoning: bool) -> tuple[str, bool]:
+    """New text of a choice, reasoning put between `<think>` tags, and whether reasoning is open after it."""
+    delta = choice.delta
+    if delta is None:
+        return choice.text or "", False
+    thought = delta.reasoning or delta.reasoning_content or ""
+    content = delta.content or ""
+    if thought:
+        opened = "" if is_reasoning else "<think>"
+        return (f"{opened}{thought}</think>{content}", False) if content else (f"{opened}{thought}", True)
+    if content and is_reasoning:
+        return f"</think>{content}", False
+    return content, is_reasoning

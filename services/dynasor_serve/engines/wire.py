@@ -1,0 +1,117 @@
+"""The bytes of the OpenAI-compatible protocol, as far as a reasoning program needs it: requests out, SSE events in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from dynasor_serve.engines.errors import EngineError, EngineReason
+
+
+class Delta(msgspec.Struct):
+    """New text of a chat completion. Reasoning has two names: vLLM renamed it."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class Choice(msgspec.Struct):
+    """One choice of a chunk; chat carries `delta`, completions carry `text`."""
+
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """Where prompt tokens came from."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Running or final usage of a call, in tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    """An error in OpenAI's shape."""
+
+    message: str = ""
+    type: str | None = None
+    code: int | str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """One SSE event."""
+
+    choices: list[Choice] = []
+    usage: Usage | None = None
+    error: ErrorBody | None = None
+
+
+class _ErrorEnvelope(msgspec.Struct):
+    error: ErrorBody | str | None = None
+    message: str = ""  # older vLLM puts the error at the root
+
+
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_error_decoder = msgspec.json.Decoder(_ErrorEnvelope)
+_encoder = msgspec.json.Encoder()
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+
+
+class EventReader:
+    """Cuts a byte stream into SSE events and decodes them. Raises `EngineError` on what is no event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.done = False  # `[DONE]` was seen
+
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """The events that the new bytes complete."""
+        data = self._rest + data if self._rest else data
+        *lines, self._rest = data.split(b"\n")
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EngineError(EngineReason.ENGINE_GARBAGE, f"the engine sent an event over {MAX_EVENT_BYTES} bytes")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                    raise _garbage(line)
+                continue
+            payload = line[5:].strip()
+            if payload == b"[DONE]":
+                self.done = True
+                return
+            try:
+                yield _chunk_decoder.decode(payload)
+            except msgspec.MsgspecError as error:
+                raise _garbage(payload) from error
+
+
+def encode_body(body: dict[str, Any]) -> bytes:
+    return _encoder.encode(body)
+
+
+def error_message(body: bytes) -> str:
+    """The message in an error body, or the start of the body where it is none."""
+    try:
+        envelope = _error_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return body[:200].decode(errors="replace").strip() or "no message"
+    if isinstance(envelope.error, ErrorBody):
+        return envelope.error.message
+    return envelope.error or envelope.message or "no message"
+
+
+def _garbage(data: bytes) -> EngineError:
+    return EngineError(
+        EngineReason.ENGINE_GARBAGE, f"the engine sent what is no completion event: {data[:120].decode(errors='replace')!r}"
+    )

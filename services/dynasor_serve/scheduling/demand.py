@@ -1,0 +1,55 @@
+"""What programs want and what they are granted: the values that orderings and placement work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class CallId(NamedTuple):
+    """One request to an engine: program, branch and attempt."""
+
+    program: str
+    branch: int
+    attempt: str
+
+
+class CallEnd(StrEnum):
+    """How a call ended."""
+
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    WORKER_FAILED = "worker-failed"
+    NOT_STARTED = "not-started"  # the grant came back unused
+    REFUSED = "refused"  # for the query's own fault
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one program would run next; each replaces the program's last one."""
+
+    program: str
+    pool: str
+    algorithm: str
+    calls: tuple[CallId, ...]  # wanted now and neither granted nor running
+    class_rank: int  # 0 interactive, 1 standard, 2 batch
+    tenant: str
+    remaining_knob: int  # units of the knob the program may still spend, running ones included
+    mean_tokens_per_branch: float  # of the program's own finished branches; 0 where none is
+    accepted_at_ms: int
+    deadline_ms: int
+    tokens_spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One call may start on one worker."""
+
+    tracker: str
+    call: CallId
+    worker: str
+    url: str
+    engine: str  # the kind of engine, passed through
+    priority: int  # the engine's, smaller first
+    waited_seconds: float  # between want and grant

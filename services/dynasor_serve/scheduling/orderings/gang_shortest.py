@@ -1,0 +1,25 @@
+"""Approximate shortest job first over whole programs (arXiv 2412.20993, §3.3 and App. D).
+
+A program's remaining time is predicted as its remaining knob times its own mean tokens per branch ("program locality"),
+from history before its first branch has finished. All calls of a program share the key, so they go as a gang.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dynasor_serve.scheduling.demand import Want
+
+
+@dataclass(frozen=True, slots=True)
+class GangShortest:
+    """Programs with the fewest predicted remaining tokens first."""
+
+    name: ClassVar[str] = "gang-shortest"
+
+    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+        return want.remaining_knob * tokens_per_branch
+
+    def engine_priority(self, want: Want, tokens_per_branch: float) -> int:
+        return min(999_999, int(want.remaining_knob * tokens_per_branch))
