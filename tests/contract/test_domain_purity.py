@@ -54,8 +54,8 @@ def touched(node: ast.AST) -> Iterator[tuple[int, str]]:
     """Walk the tree, but not into `if TYPE_CHECKING:`."""
     match node:
         case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"), orelse=otherwise):
-            for child in otherwise:
-                yield from touched(child)
+            for statement in otherwise:
+                yield from touched(statement)
             return
         case ast.Import(names=names):
             for alias in names:
