@@ -1,0 +1,12 @@
+"""The kinds of answers a query can ask for."""
+
+from enum import StrEnum
+
+
+class AnswerType(StrEnum):
+    """What kind of answer a query expects; decides how one is read from text and when two are equal."""
+
+    NUMBER = "number"  # one number, maybe with a unit
+    CHOICE = "choice"  # a letter A–J
+    MATH = "math"  # a LaTeX expression, normally in \boxed{}
+    TEXT = "text"  # words, compared after case and spaces are folded

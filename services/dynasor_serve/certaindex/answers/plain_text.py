@@ -1,0 +1,84 @@
+"""Unicode that stands for mathematics, spelled as LaTeX; and the folding of free text."""
+
+import unicodedata
+from hashlib import blake2b
+
+_SYMBOLS = str.maketrans(
+    {
+        **dict.fromkeys("−‐‑‒–—﹣－", "-"),
+        **dict.fromkeys("×✕⨯", r"\times "),
+        **dict.fromkeys("·⋅∙", r"\cdot "),
+        **dict.fromkeys("÷∕⁄", "/"),
+        **dict.fromkeys("°º˚", r"^\circ "),
+        **dict.fromkeys("’‘′", "'"),
+        **dict.fromkeys("“”″", '"'),
+        # Invisible: zero-width, joiners, marks of direction, byte order, soft hyphen.
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff\u00ad", None),
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "√": r"\sqrt ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "±": r"\pm ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∈": r"\in ",
+        "∅": r"\emptyset ",
+        "θ": r"\theta ",
+        "→": r"\to ",
+        "%": "%",
+        "€": "",
+        "£": "",
+        "¥": "",
+        "₹": "",
+    }
+)
+
+
+def spell_out(text: str) -> str:
+    """Return mathematics written in Unicode as LaTeX and ASCII digits.
+
+    Other scripts' digits become ASCII, ² becomes `^{2}`, ½ becomes ` 1/2` (so 1½ stays a mixed number), π becomes
+    `\\pi`; signs of currency and invisible characters vanish.
+    """
+    if text.isascii():
+        return text
+    pieces: list[str] = []
+    raised = ""  # the exponent being read
+    for character in text.translate(_SYMBOLS):
+        if character.isascii():
+            spelled = character
+        else:
+            kind, _, meaning = unicodedata.decomposition(character).partition(" ")
+            if kind == "<super>" and len(meaning) == 4:
+                raised += unicodedata.normalize("NFKC", character).replace("−", "-")
+                continue
+            if kind == "<fraction>":
+                spelled = " " + unicodedata.normalize("NFKC", character).replace("⁄", "/")
+            elif character.isdecimal():
+                spelled = str(unicodedata.decimal(character))
+            else:
+                spelled = unicodedata.normalize("NFKC", character)
+        if raised:
+            pieces.append(f"^{{{raised}}}")
+            raised = ""
+        pieces.append(spelled)
+    if raised:
+        pieces.append(f"^{{{raised}}}")
+    return "".join(pieces)
+
+
+def fold_text(text: str) -> str:
+    """Return free text with case, spaces, typographic variants, quotes around it and closing punctuation folded."""
+    folded = unicodedata.normalize("NFKC", text).translate(_SYMBOLS).casefold()
+    return " ".join(folded.split()).strip("\"'`*_ ").rstrip(".!?,;: ")
+
+
+def bounded_key(text: str, limit: int) -> str:
+    """Return the text, or for one longer than `limit` characters a digest of it that is no longer."""
+    if len(text) <= limit:
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{text[: limit - 34]}… {digest}"

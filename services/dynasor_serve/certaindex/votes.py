@@ -1,0 +1,103 @@
+"""The evidence of a voting program as its rules see it: which finished sample belongs to which cluster of answers.
+
+`clusters.AnswerClusters.votes` builds one at each arrival and hands it to `rules.Rule.verdict`.
+"""
+
+from dataclasses import dataclass, field
+
+from dynasor_serve.certaindex.entropy import normalised_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Finished samples in order of arrival, each with the label of its cluster of equal answers.
+
+    Attributes:
+        labels: one label per finished sample, in order of arrival; None where no answer could be extracted.
+        cap: the most samples the program may take, no fewer than have finished.
+        undecided: labels whose equality with another cluster the evaluator is still deciding; those that no finished
+            sample carries are dropped.
+
+    Raises:
+        ValueError: more samples have finished than the cap allows.
+    """
+
+    labels: tuple[int | None, ...]
+    cap: int
+    undecided: frozenset[int] = frozenset()
+    # label -> votes, in the order first seen
+    _sizes: dict[int | None, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.cap < len(self.labels):
+            raise ValueError(f"{len(self.labels)} samples have finished under a cap of {self.cap}; it must be no less")
+        sizes = self._sizes
+        for label in self.labels:
+            sizes[label] = sizes.get(label, 0) + 1
+        if self.undecided:
+            object.__setattr__(self, "undecided", self.undecided & sizes.keys())
+
+    @property
+    def finished(self) -> int:
+        """Samples that have arrived."""
+        return len(self.labels)
+
+    @property
+    def remaining(self) -> int:
+        """Samples that may still arrive."""
+        return self.cap - len(self.labels)
+
+    @property
+    def answered(self) -> int:
+        """Samples that brought a real answer."""
+        return len(self.labels) - self._sizes.get(None, 0)
+
+    def prefix(self, count: int) -> "Votes":
+        """Return the votes as they stood after the first `count` arrivals (all of them if fewer have arrived).
+
+        Raises:
+            ValueError: `count` is negative.
+        """
+        if count < 0:
+            raise ValueError(f"a prefix of {count} arrivals; it must be 0 or more")
+        if count >= len(self.labels):
+            return self
+        return Votes(self.labels[:count], self.cap, self.undecided)
+
+    @property
+    def cluster_sizes(self) -> tuple[int, ...]:
+        """Votes per cluster in the order first seen; samples without an answer are one cluster of their own."""
+        return tuple(self._sizes.values())
+
+    @property
+    def answer_sizes(self) -> dict[int, int]:
+        """Label -> votes, in the order first seen, without the samples that have no answer."""
+        return {label: size for label, size in self._sizes.items() if label is not None}
+
+    @property
+    def leader(self) -> int | None:
+        """The label with the most votes; a tie goes to the answer seen first; None if there is no real answer."""
+        leader: int | None = None
+        most = 0
+        for label, size in self._sizes.items():
+            if size > most and label is not None:
+                leader, most = label, size
+        return leader
+
+    @property
+    def top_two(self) -> tuple[int, int]:
+        """Votes of the two largest clusters of real answers, larger first; 0 where there is none."""
+        first = second = 0
+        for label, size in self._sizes.items():
+            if label is None:
+                continue
+            if size > first:
+                first, second = size, first
+            elif size > second:
+                second = size
+        return first, second
+
+    @property
+    def certaindex(self) -> float:
+        """H̃ in [0, 1] over all clusters, the one without answers included."""
+        return normalised_entropy(self.cluster_sizes)
