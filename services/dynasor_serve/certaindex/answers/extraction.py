@@ -13,7 +13,7 @@ from dynasor_serve.certaindex.answers.canonical import canonical
 MAX_ANSWER_CHARACTERS = 4000
 # An answer stands at the end: nothing before is read, however long the text.
 _TAIL_CHARACTERS = 16_000
-_BOXES_TRIED = 8
+_PLACES_TRIED = 8
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -85,7 +85,7 @@ def _boxed(text: str, answer_type: AnswerType) -> str | None:
     if "boxed" not in text and "fbox" not in text:
         return None
     starts = [match.end() for match in _BOX.finditer(text)]
-    for start in reversed(starts[-_BOXES_TRIED:]):
+    for start in reversed(starts[-_PLACES_TRIED:]):
         content = _balanced(text, start).strip()
         if content:  # "put it in \boxed{}" is no answer
             return _of_type(content, answer_type)
@@ -118,7 +118,8 @@ def _of_type(content: str, answer_type: AnswerType) -> str | None:
 
 def _announced(text: str, answer_type: AnswerType) -> str | None:
     """Return the last answer that is announced."""
-    for start in reversed([match.end() for match in _ANNOUNCED.finditer(text)]):
+    starts = [match.end() for match in _ANNOUNCED.finditer(text)]
+    for start in reversed(starts[-_PLACES_TRIED:]):
         rest = text[start : start + MAX_ANSWER_CHARACTERS].lstrip(_MARKUP)
         line = rest.partition("\n")[0].strip(_MARKUP)
         if not line:

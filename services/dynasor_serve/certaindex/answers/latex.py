@@ -49,8 +49,8 @@ def normalise_latex(text: str) -> str:
 
     Without spaces (but between digits, where they mean something), `\\left`, `$`, thin spaces, a closing unit in
     `\\text{}`, percent signs or full stop; `\\dfrac` is `\\frac`, `\\frac12` is `\\frac{1}{2}`, `x^{2}` is `x^2`,
-    `*` is `\\cdot`. A percent sign is a unit like others: it is dropped, never taken for a division by 100. What needs algebra
-    is left alone. Time is linear in the text; the caller bounds its length.
+    `*` is `\\cdot`. A percent sign is a unit like others: it is dropped, never taken for a division by 100. What needs
+    algebra is left alone. Time is linear in the text; the caller bounds its length.
     """
     spelled = spell_out(text).replace("{,}", ",").strip().rstrip(".,;:!")
     if "\\" in spelled:
@@ -67,9 +67,12 @@ def without_unit(expression: str, *, any_word: bool) -> str:
         expression: as `normalise_latex` returns it.
         any_word: whether any word is a unit (`12apples`), or only a known one (`12cm`; `12x` may be a product).
     """
-    body = _RAISED_UNIT.sub("", _DEGREES.sub("", expression))
+    bare = _DEGREES.sub("", expression)
+    body = _RAISED_UNIT.sub("", bare)
     head = body.rstrip(_LETTERS + "/. ")
     unit = body[len(head) :].strip("/. ")
+    if not unit:  # then what is raised is the number: 2^3
+        return bare
     if not head or len(unit) > _MAX_UNIT_CHARACTERS:
         return expression
     for word, exponent in _MAGNITUDES.items():

@@ -3,6 +3,8 @@
 import unicodedata
 from hashlib import blake2b
 
+MAX_FOLDED_CHARACTERS = 10_000
+
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("−‐‑‒–—﹣－", "-"),
@@ -71,8 +73,13 @@ def spell_out(text: str) -> str:
 
 
 def fold_text(text: str) -> str:
-    """Return free text with case, spaces, typographic variants, quotes around it and closing punctuation folded."""
-    folded = unicodedata.normalize("NFKC", text).translate(_SYMBOLS).casefold()
+    """Return free text with case, spaces, typographic variants, quotes around it and closing punctuation folded.
+
+    Of a text over 10,000 characters only case and spaces are folded: one ligature can grow eighteenfold.
+    """
+    if not text.isascii() and len(text) <= MAX_FOLDED_CHARACTERS:
+        text = unicodedata.normalize("NFKC", text).translate(_SYMBOLS)
+    folded = text.casefold()
     return " ".join(folded.split()).strip("\"'`*_ ").rstrip(".!?,;: ")
 
 
