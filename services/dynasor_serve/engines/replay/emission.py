@@ -46,7 +46,7 @@ class Emission:
 
     def piece(self, first: int, last: int) -> str:
         """Return the text of the tokens after `first` up to `last`; the text is spread evenly over the tokens."""
-        return self.text[self._offset(first) : self._offset(last)]
+        return self.text[self._offset(first) if first else 0 : self._offset(last)]
 
     def _offset(self, token: int) -> int:
         return len(self.text) if token >= self.tokens else len(self.text) * token // self.tokens
