@@ -18,6 +18,7 @@ from transformers import (  # type: ignore[import-not-found, unused-ignore]
 
 
 def main(gguf: Path, directory: Path) -> None:
+    """Write weights, tokenizer and chat template of the GGUF file into the directory."""
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
         **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

