@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from dynasor_serve.certaindex.rules.registry import Rule, parse_rule
+from dynasor_serve.certaindex.rules.registry import parse_rule
+from dynasor_serve.certaindex.rules.rule import Rule
 from dynasor_serve.certaindex.verdict import VerdictKind
 from dynasor_serve.programs.algorithm import Algorithm, Assessment
 from dynasor_serve.programs.events import (

@@ -11,7 +11,7 @@ from typing import Self
 
 from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.certaindex.clusters import AnswerClusters
-from dynasor_serve.certaindex.rules.registry import Rule
+from dynasor_serve.certaindex.rules.rule import Rule
 from dynasor_serve.programs.algorithm import Aggregate, Assessment
 from dynasor_serve.programs.events import AnswersCompared, CallFinished
 from dynasor_serve.programs.query import Branch, SelfConsistencyParameters

@@ -103,7 +103,7 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
             for detail in status.details:
                 info = ErrorInfo()
                 if detail.Unpack(info):
-                    return info.reason
+                    return str(info.reason)
     return ""
 
 

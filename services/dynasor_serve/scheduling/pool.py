@@ -116,12 +116,14 @@ class Pool:
         if end is CallEnd.FINISHED:
             self._history.observe(running.algorithm, tokens)
 
-    def tracker_gone(self, tracker: str) -> None:
-        """Forgets a tracker: its calls died with it, or it will restate them."""
+    def tracker_gone(self, tracker: str) -> list[CallId]:
+        """Forgets a tracker: its calls died with it, or it will restate them. Returns the calls it ran."""
         for program in [name for name, entry in self._programs.items() if entry.tracker == tracker]:
             self.withdraw(program)
-        for call in [call for call, running in self._running.items() if running.tracker == tracker]:
+        calls = [call for call, running in self._running.items() if running.tracker == tracker]
+        for call in calls:
             self.ended(call, CallEnd.CANCELLED, 0)
+        return calls
 
     # --- what is known of workers ---
 

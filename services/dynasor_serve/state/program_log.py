@@ -58,7 +58,11 @@ class Claim:
 
     query_id: QueryId
     epoch: int
-    records: tuple[Record, ...]
+    lines: tuple[bytes, ...]
+
+    def records(self) -> list[Record]:
+        """The log. Raises `CorruptRecord`; one unreadable program must not stop the claim of others."""
+        return [records.decode(line) for line in self.lines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ class ProgramLog:
             ],
         )
         return [
-            Claim(QueryId(query_id.decode()), int(epoch), tuple(map(records.decode, lines)))
+            Claim(QueryId(query_id.decode()), int(epoch), tuple(lines))
             for query_id, epoch, *lines in entries
         ]
 
@@ -237,26 +241,26 @@ class ProgramLog:
     async def read(self, query_id: QueryId, first: int = 0, last: int = -1) -> list[Record]:
         """Records `first` to `last`, both included; negative numbers count from the end."""
         try:
-            lines = await self._redis.lrange(keys.log(query_id), first, last)  # type: ignore[misc]
+            lines = await self._redis.lrange(keys.log(query_id), first, last)
         except RedisError as error:
             raise translated(error, "reading a log") from error
-        return [records.decode(line) for line in lines]
+        return [records.decode(_bytes(line)) for line in lines]
 
     async def entry(self, query_id: QueryId) -> ProgramEntry | None:
         """Where the program is; None where the query is unknown or has expired."""
         try:
-            values = await self._redis.hmget(  # type: ignore[misc]
+            values = await self._redis.hmget(
                 keys.program(query_id), ["phase", "owner", "address"]
             )
         except RedisError as error:
             raise translated(error, "reading a program") from error
-        phase, tracker, address = ((value or b"").decode() for value in values)
+        phase, tracker, address = (_bytes(value or b"").decode() for value in values)
         return ProgramEntry(Phase(phase), tracker, address) if phase else None
 
     async def length(self, query_id: QueryId) -> int:
         """Records in the log."""
         try:
-            return int(await self._redis.llen(keys.log(query_id)))  # type: ignore[misc]
+            return int(await self._redis.llen(keys.log(query_id)))
         except RedisError as error:
             raise translated(error, "reading a log") from error
 
@@ -267,7 +271,13 @@ class ProgramLog:
             found = await self._redis.zrevrange(keys.tenant_index(shard, tenant), offset, offset + count - 1)
         except RedisError as error:
             raise translated(error, "listing queries") from error
-        return [QueryId(query_id.decode()) for query_id in found]
+        return [QueryId(_bytes(query_id).decode()) for query_id in found]
+
+
+def _bytes(value: object) -> bytes:
+    """What Redis sends, as this client is set up: never decoded."""
+    assert isinstance(value, bytes)
+    return value
 
 
 def _appended(reply: list[bytes]) -> Appended:

@@ -42,7 +42,7 @@ def connect(url: str, *, timeout_seconds: float = 5.0) -> Redis:
 async def ping(redis: Redis) -> None:
     """Raises `StateUnavailable` naming the server where it does not answer."""
     try:
-        await redis.execute_command("PING")
+        await redis.ping()
     except RedisError as error:
         raise StateUnavailable(f"Redis does not answer: {error}; check DYNASOR_REDIS_URL") from error
 
@@ -62,10 +62,10 @@ class Script:
             if not self._sha:
                 self._sha = await self._redis.script_load(self._source)
             try:
-                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)  # type: ignore[misc]
+                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)
             except NoScriptError:
                 self._sha = await self._redis.script_load(self._source)
-                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)  # type: ignore[misc]
+                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)
         except RedisError as error:
             raise translated(error, self._name) from error
 

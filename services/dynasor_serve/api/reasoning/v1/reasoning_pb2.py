@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/reasoning/v1/reasoning.proto\x12\x1e\x64ynasor_serve.api.reasoning.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x05\n\x05Query\x12\x34\n\x04\x63hat\x18\x01 \x01(\x0b\x32$.dynasor_serve.api.reasoning.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x44\n\x08sampling\x18\x04 \x01(\x0b\x32\x32.dynasor_serve.api.reasoning.v1.SamplingParameters\x12\x13\n\x0b\x61nswer_type\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12<\n\talgorithm\x18\x07 \x01(\x0b\x32).dynasor_serve.api.reasoning.v1.Algorithm\x12\x36\n\x06policy\x18\x08 \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Policy\x12\x36\n\x06\x62udget\x18\t \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Budget\x12+\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\x0bquery_class\x18\x0b \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryClass\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x12\x41\n\x06labels\x18\x0e \x03(\x0b\x32\x31.dynasor_serve.api.reasoning.v1.Query.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"E\n\x04\x43hat\x12=\n\x08messages\x18\x01 \x03(\x0b\x32+.dynasor_serve.api.reasoning.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xcc\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seed\"`\n\tAlgorithm\x12K\n\x10self_consistency\x18\x01 \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.SelfConsistencyH\x00\x42\x06\n\x04kind\"Y\n\x0fSelfConsistency\x12\x18\n\x0bmax_samples\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05width\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_max_samplesB\x08\n\x06_width\"\x16\n\x06Policy\x12\x0c\n\x04rule\x18\x01 \x01(\t\"\x1c\n\x06\x42udget\x12\x12\n\nmax_tokens\x18\x01 \x01(\x03\"%\n\x04Vote\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xa1\x01\n\x06Ledger\x12\x14\n\x0ctokens_spent\x18\x01 \x01(\x03\x12\x18\n\x10tokens_cancelled\x18\x02 \x01(\x03\x12\x13\n\x0btokens_lost\x18\x03 \x01(\x03\x12\x1d\n\x15tokens_saved_estimate\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\x03\"@\n\nQueryError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"\xc5\x02\n\x07Outcome\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\ncertaindex\x18\x03 \x01(\x01\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x13\n\x0bstop_reason\x18\x05 \x01(\t\x12\x13\n\x0bstop_detail\x18\x06 \x01(\t\x12\x0f\n\x07samples\x18\x07 \x01(\x05\x12\x33\n\x05votes\x18\x08 \x03(\x0b\x32$.dynasor_serve.api.reasoning.v1.Vote\x12\x36\n\x06ledger\x18\t \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Ledger\x12\x17\n\x0flatency_seconds\x18\n \x01(\x01\x12\x39\n\x05\x65rror\x18\x0b \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryError\"\xb6\x02\n\nQueryState\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x34\n\x05query\x18\x02 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\x12\x39\n\x05phase\x18\x03 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x05 \x01(\x03\x12\x0f\n\x07samples\x18\x06 \x01(\x05\x12\x12\n\ncertaindex\x18\x07 \x01(\x01\x12\x38\n\x07outcome\x18\x08 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.Outcome\"\x84\x05\n\nQueryEvent\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32(.dynasor_serve.api.reasoning.v1.AcceptedH\x00\x12:\n\x07\x63laimed\x18\x05 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.ClaimedH\x00\x12I\n\x0fsample_finished\x18\x06 \x01(\x0b\x32..dynasor_serve.api.reasoning.v1.SampleFinishedH\x00\x12\x41\n\x0b\x63\x61ll_failed\x18\x07 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.CallFailedH\x00\x12K\n\x10\x61nswers_compared\x18\x08 \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.AnswersComparedH\x00\x12K\n\x10\x63\x61ncel_requested\x18\t \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.CancelRequestedH\x00\x12<\n\x08\x66inished\x18\n \x01(\x0b\x32(.dynasor_serve.api.reasoning.v1.FinishedH\x00\x12?\n\ntext_delta\x18\x0b \x01(\x0b\x32).dynasor_serve.api.reasoning.v1.TextDeltaH\x00\x42\x07\n\x05\x65vent\"\x18\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04pool\x18\x01 \x01(\t\")\n\x07\x43laimed\x12\x0f\n\x07tracker\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8c\x01\n\x0eSampleFinished\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x13\n\x06\x61nswer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x05\x12\x12\n\ncertaindex\x18\x05 \x01(\x01\x12\x15\n\rfinish_reason\x18\x06 \x01(\tB\t\n\x07_answer\"x\n\nCallFailed\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x39\n\x05\x65rror\x18\x03 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryError\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"4\n\x0f\x41nswersCompared\x12\x0e\n\x06merged\x18\x01 \x01(\x05\x12\x11\n\tseparated\x18\x02 \x01(\x05\"!\n\x0f\x43\x61ncelRequested\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x7f\n\x08\x46inished\x12\x39\n\x05phase\x18\x01 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase\x12\x38\n\x07outcome\x18\x02 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.Outcome\"J\n\tTextDelta\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\"X\n\nRunRequest\x12\x34\n\x05query\x18\x01 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\x12\x14\n\x0cinclude_text\x18\x02 \x01(\x08\"H\n\x0bRunResponse\x12\x39\n\x05\x65vent\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryEvent\"E\n\rSubmitRequest\x12\x34\n\x05query\x18\x01 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\"<\n\x0eSubmitResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x18\n\x10\x61lready_accepted\x18\x02 \x01(\x08\"\x1e\n\nGetRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\"H\n\x0bGetResponse\x12\x39\n\x05state\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryState\"D\n\x0bListRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x0cListResponse\x12:\n\x06states\x18\x01 \x03(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryState\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x0cWatchRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cinclude_text\x18\x03 \x01(\x08\"J\n\rWatchResponse\x12\x39\n\x05\x65vent\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryEvent\"1\n\rCancelRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"K\n\x0e\x43\x61ncelResponse\x12\x39\n\x05phase\x18\x01 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase*w\n\nQueryClass\x12\x1b\n\x17QUERY_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17QUERY_CLASS_INTERACTIVE\x10\x01\x12\x18\n\x14QUERY_CLASS_STANDARD\x10\x02\x12\x15\n\x11QUERY_CLASS_BATCH\x10\x03*\xa8\x01\n\nQueryPhase\x12\x1b\n\x17QUERY_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12QUERY_PHASE_QUEUED\x10\x01\x12\x17\n\x13QUERY_PHASE_RUNNING\x10\x02\x12\x19\n\x15QUERY_PHASE_SUCCEEDED\x10\x03\x12\x16\n\x12QUERY_PHASE_FAILED\x10\x04\x12\x19\n\x15QUERY_PHASE_CANCELLED\x10\x05\x32\xf1\x04\n\x10ReasoningService\x12`\n\x03Run\x12*.dynasor_serve.api.reasoning.v1.RunRequest\x1a+.dynasor_serve.api.reasoning.v1.RunResponse0\x01\x12g\n\x06Submit\x12-.dynasor_serve.api.reasoning.v1.SubmitRequest\x1a..dynasor_serve.api.reasoning.v1.SubmitResponse\x12^\n\x03Get\x12*.dynasor_serve.api.reasoning.v1.GetRequest\x1a+.dynasor_serve.api.reasoning.v1.GetResponse\x12\x61\n\x04List\x12+.dynasor_serve.api.reasoning.v1.ListRequest\x1a,.dynasor_serve.api.reasoning.v1.ListResponse\x12\x66\n\x05Watch\x12,.dynasor_serve.api.reasoning.v1.WatchRequest\x1a-.dynasor_serve.api.reasoning.v1.WatchResponse0\x01\x12g\n\x06\x43\x61ncel\x12-.dynasor_serve.api.reasoning.v1.CancelRequest\x1a..dynasor_serve.api.reasoning.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/reasoning/v1/reasoning.proto\x12\x1e\x64ynasor_serve.api.reasoning.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x05\n\x05Query\x12\x34\n\x04\x63hat\x18\x01 \x01(\x0b\x32$.dynasor_serve.api.reasoning.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x44\n\x08sampling\x18\x04 \x01(\x0b\x32\x32.dynasor_serve.api.reasoning.v1.SamplingParameters\x12\x13\n\x0b\x61nswer_type\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12<\n\talgorithm\x18\x07 \x01(\x0b\x32).dynasor_serve.api.reasoning.v1.Algorithm\x12\x36\n\x06policy\x18\x08 \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Policy\x12\x36\n\x06\x62udget\x18\t \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Budget\x12+\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\x0bquery_class\x18\x0b \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryClass\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x12\x41\n\x06labels\x18\x0e \x03(\x0b\x32\x31.dynasor_serve.api.reasoning.v1.Query.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"E\n\x04\x43hat\x12=\n\x08messages\x18\x01 \x03(\x0b\x32+.dynasor_serve.api.reasoning.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xcc\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seed\"`\n\tAlgorithm\x12K\n\x10self_consistency\x18\x01 \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.SelfConsistencyH\x00\x42\x06\n\x04kind\"Y\n\x0fSelfConsistency\x12\x18\n\x0bmax_samples\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05width\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_max_samplesB\x08\n\x06_width\"\x16\n\x06Policy\x12\x0c\n\x04rule\x18\x01 \x01(\t\"\x1c\n\x06\x42udget\x12\x12\n\nmax_tokens\x18\x01 \x01(\x03\"%\n\x04Vote\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xa1\x01\n\x06Ledger\x12\x14\n\x0ctokens_spent\x18\x01 \x01(\x03\x12\x18\n\x10tokens_cancelled\x18\x02 \x01(\x03\x12\x13\n\x0btokens_lost\x18\x03 \x01(\x03\x12\x1d\n\x15tokens_saved_estimate\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\x03\"@\n\nQueryError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"\xc5\x02\n\x07Outcome\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\ncertaindex\x18\x03 \x01(\x01\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x13\n\x0bstop_reason\x18\x05 \x01(\t\x12\x13\n\x0bstop_detail\x18\x06 \x01(\t\x12\x0f\n\x07samples\x18\x07 \x01(\x05\x12\x33\n\x05votes\x18\x08 \x03(\x0b\x32$.dynasor_serve.api.reasoning.v1.Vote\x12\x36\n\x06ledger\x18\t \x01(\x0b\x32&.dynasor_serve.api.reasoning.v1.Ledger\x12\x17\n\x0flatency_seconds\x18\n \x01(\x01\x12\x39\n\x05\x65rror\x18\x0b \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryError\"\xb6\x02\n\nQueryState\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x34\n\x05query\x18\x02 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\x12\x39\n\x05phase\x18\x03 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x05 \x01(\x03\x12\x0f\n\x07samples\x18\x06 \x01(\x05\x12\x12\n\ncertaindex\x18\x07 \x01(\x01\x12\x38\n\x07outcome\x18\x08 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.Outcome\"\xcb\x05\n\nQueryEvent\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32(.dynasor_serve.api.reasoning.v1.AcceptedH\x00\x12:\n\x07\x63laimed\x18\x05 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.ClaimedH\x00\x12I\n\x0fsample_finished\x18\x06 \x01(\x0b\x32..dynasor_serve.api.reasoning.v1.SampleFinishedH\x00\x12\x41\n\x0b\x63\x61ll_failed\x18\x07 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.CallFailedH\x00\x12K\n\x10\x61nswers_compared\x18\x08 \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.AnswersComparedH\x00\x12K\n\x10\x63\x61ncel_requested\x18\t \x01(\x0b\x32/.dynasor_serve.api.reasoning.v1.CancelRequestedH\x00\x12<\n\x08\x66inished\x18\n \x01(\x0b\x32(.dynasor_serve.api.reasoning.v1.FinishedH\x00\x12\x45\n\rlimit_reached\x18\x0c \x01(\x0b\x32,.dynasor_serve.api.reasoning.v1.LimitReachedH\x00\x12?\n\ntext_delta\x18\x0b \x01(\x0b\x32).dynasor_serve.api.reasoning.v1.TextDeltaH\x00\x42\x07\n\x05\x65vent\"\x18\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04pool\x18\x01 \x01(\t\")\n\x07\x43laimed\x12\x0f\n\x07tracker\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8c\x01\n\x0eSampleFinished\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x13\n\x06\x61nswer\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x0f\n\x07samples\x18\x04 \x01(\x05\x12\x12\n\ncertaindex\x18\x05 \x01(\x01\x12\x15\n\rfinish_reason\x18\x06 \x01(\tB\t\n\x07_answer\"x\n\nCallFailed\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x39\n\x05\x65rror\x18\x03 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryError\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"4\n\x0f\x41nswersCompared\x12\x0e\n\x06merged\x18\x01 \x01(\x05\x12\x11\n\tseparated\x18\x02 \x01(\x05\"!\n\x0f\x43\x61ncelRequested\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1d\n\x0cLimitReached\x12\r\n\x05limit\x18\x01 \x01(\t\"\x7f\n\x08\x46inished\x12\x39\n\x05phase\x18\x01 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase\x12\x38\n\x07outcome\x18\x02 \x01(\x0b\x32\'.dynasor_serve.api.reasoning.v1.Outcome\"J\n\tTextDelta\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t\"X\n\nRunRequest\x12\x34\n\x05query\x18\x01 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\x12\x14\n\x0cinclude_text\x18\x02 \x01(\x08\"H\n\x0bRunResponse\x12\x39\n\x05\x65vent\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryEvent\"E\n\rSubmitRequest\x12\x34\n\x05query\x18\x01 \x01(\x0b\x32%.dynasor_serve.api.reasoning.v1.Query\"<\n\x0eSubmitResponse\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x18\n\x10\x61lready_accepted\x18\x02 \x01(\x08\"\x1e\n\nGetRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\"H\n\x0bGetResponse\x12\x39\n\x05state\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryState\"D\n\x0bListRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x0cListResponse\x12:\n\x06states\x18\x01 \x03(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryState\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x0cWatchRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cinclude_text\x18\x03 \x01(\x08\"J\n\rWatchResponse\x12\x39\n\x05\x65vent\x18\x01 \x01(\x0b\x32*.dynasor_serve.api.reasoning.v1.QueryEvent\"1\n\rCancelRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"K\n\x0e\x43\x61ncelResponse\x12\x39\n\x05phase\x18\x01 \x01(\x0e\x32*.dynasor_serve.api.reasoning.v1.QueryPhase*w\n\nQueryClass\x12\x1b\n\x17QUERY_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17QUERY_CLASS_INTERACTIVE\x10\x01\x12\x18\n\x14QUERY_CLASS_STANDARD\x10\x02\x12\x15\n\x11QUERY_CLASS_BATCH\x10\x03*\xa8\x01\n\nQueryPhase\x12\x1b\n\x17QUERY_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12QUERY_PHASE_QUEUED\x10\x01\x12\x17\n\x13QUERY_PHASE_RUNNING\x10\x02\x12\x19\n\x15QUERY_PHASE_SUCCEEDED\x10\x03\x12\x16\n\x12QUERY_PHASE_FAILED\x10\x04\x12\x19\n\x15QUERY_PHASE_CANCELLED\x10\x05\x32\xf1\x04\n\x10ReasoningService\x12`\n\x03Run\x12*.dynasor_serve.api.reasoning.v1.RunRequest\x1a+.dynasor_serve.api.reasoning.v1.RunResponse0\x01\x12g\n\x06Submit\x12-.dynasor_serve.api.reasoning.v1.SubmitRequest\x1a..dynasor_serve.api.reasoning.v1.SubmitResponse\x12^\n\x03Get\x12*.dynasor_serve.api.reasoning.v1.GetRequest\x1a+.dynasor_serve.api.reasoning.v1.GetResponse\x12\x61\n\x04List\x12+.dynasor_serve.api.reasoning.v1.ListRequest\x1a,.dynasor_serve.api.reasoning.v1.ListResponse\x12\x66\n\x05Watch\x12,.dynasor_serve.api.reasoning.v1.WatchRequest\x1a-.dynasor_serve.api.reasoning.v1.WatchResponse0\x01\x12g\n\x06\x43\x61ncel\x12-.dynasor_serve.api.reasoning.v1.CancelRequest\x1a..dynasor_serve.api.reasoning.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUERY_LABELSENTRY']._loaded_options = None
   _globals['_QUERY_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_QUERYCLASS']._serialized_start=4415
-  _globals['_QUERYCLASS']._serialized_end=4534
-  _globals['_QUERYPHASE']._serialized_start=4537
-  _globals['_QUERYPHASE']._serialized_end=4705
+  _globals['_QUERYCLASS']._serialized_start=4517
+  _globals['_QUERYCLASS']._serialized_end=4636
+  _globals['_QUERYPHASE']._serialized_start=4639
+  _globals['_QUERYPHASE']._serialized_end=4807
   _globals['_QUERY']._serialized_start=148
   _globals['_QUERY']._serialized_end=804
   _globals['_QUERY_LABELSENTRY']._serialized_start=750
@@ -68,47 +68,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYSTATE']._serialized_start=1971
   _globals['_QUERYSTATE']._serialized_end=2281
   _globals['_QUERYEVENT']._serialized_start=2284
-  _globals['_QUERYEVENT']._serialized_end=2928
-  _globals['_ACCEPTED']._serialized_start=2930
-  _globals['_ACCEPTED']._serialized_end=2954
-  _globals['_CLAIMED']._serialized_start=2956
-  _globals['_CLAIMED']._serialized_end=2997
-  _globals['_SAMPLEFINISHED']._serialized_start=3000
-  _globals['_SAMPLEFINISHED']._serialized_end=3140
-  _globals['_CALLFAILED']._serialized_start=3142
-  _globals['_CALLFAILED']._serialized_end=3262
-  _globals['_ANSWERSCOMPARED']._serialized_start=3264
-  _globals['_ANSWERSCOMPARED']._serialized_end=3316
-  _globals['_CANCELREQUESTED']._serialized_start=3318
-  _globals['_CANCELREQUESTED']._serialized_end=3351
-  _globals['_FINISHED']._serialized_start=3353
-  _globals['_FINISHED']._serialized_end=3480
-  _globals['_TEXTDELTA']._serialized_start=3482
-  _globals['_TEXTDELTA']._serialized_end=3556
-  _globals['_RUNREQUEST']._serialized_start=3558
-  _globals['_RUNREQUEST']._serialized_end=3646
-  _globals['_RUNRESPONSE']._serialized_start=3648
-  _globals['_RUNRESPONSE']._serialized_end=3720
-  _globals['_SUBMITREQUEST']._serialized_start=3722
-  _globals['_SUBMITREQUEST']._serialized_end=3791
-  _globals['_SUBMITRESPONSE']._serialized_start=3793
-  _globals['_SUBMITRESPONSE']._serialized_end=3853
-  _globals['_GETREQUEST']._serialized_start=3855
-  _globals['_GETREQUEST']._serialized_end=3885
-  _globals['_GETRESPONSE']._serialized_start=3887
-  _globals['_GETRESPONSE']._serialized_end=3959
-  _globals['_LISTREQUEST']._serialized_start=3961
-  _globals['_LISTREQUEST']._serialized_end=4029
-  _globals['_LISTRESPONSE']._serialized_start=4031
-  _globals['_LISTRESPONSE']._serialized_end=4130
-  _globals['_WATCHREQUEST']._serialized_start=4132
-  _globals['_WATCHREQUEST']._serialized_end=4209
-  _globals['_WATCHRESPONSE']._serialized_start=4211
-  _globals['_WATCHRESPONSE']._serialized_end=4285
-  _globals['_CANCELREQUEST']._serialized_start=4287
-  _globals['_CANCELREQUEST']._serialized_end=4336
-  _globals['_CANCELRESPONSE']._serialized_start=4338
-  _globals['_CANCELRESPONSE']._serialized_end=4413
-  _globals['_REASONINGSERVICE']._serialized_start=4708
-  _globals['_REASONINGSERVICE']._serialized_end=5333
+  _globals['_QUERYEVENT']._serialized_end=2999
+  _globals['_ACCEPTED']._serialized_start=3001
+  _globals['_ACCEPTED']._serialized_end=3025
+  _globals['_CLAIMED']._serialized_start=3027
+  _globals['_CLAIMED']._serialized_end=3068
+  _globals['_SAMPLEFINISHED']._serialized_start=3071
+  _globals['_SAMPLEFINISHED']._serialized_end=3211
+  _globals['_CALLFAILED']._serialized_start=3213
+  _globals['_CALLFAILED']._serialized_end=3333
+  _globals['_ANSWERSCOMPARED']._serialized_start=3335
+  _globals['_ANSWERSCOMPARED']._serialized_end=3387
+  _globals['_CANCELREQUESTED']._serialized_start=3389
+  _globals['_CANCELREQUESTED']._serialized_end=3422
+  _globals['_LIMITREACHED']._serialized_start=3424
+  _globals['_LIMITREACHED']._serialized_end=3453
+  _globals['_FINISHED']._serialized_start=3455
+  _globals['_FINISHED']._serialized_end=3582
+  _globals['_TEXTDELTA']._serialized_start=3584
+  _globals['_TEXTDELTA']._serialized_end=3658
+  _globals['_RUNREQUEST']._serialized_start=3660
+  _globals['_RUNREQUEST']._serialized_end=3748
+  _globals['_RUNRESPONSE']._serialized_start=3750
+  _globals['_RUNRESPONSE']._serialized_end=3822
+  _globals['_SUBMITREQUEST']._serialized_start=3824
+  _globals['_SUBMITREQUEST']._serialized_end=3893
+  _globals['_SUBMITRESPONSE']._serialized_start=3895
+  _globals['_SUBMITRESPONSE']._serialized_end=3955
+  _globals['_GETREQUEST']._serialized_start=3957
+  _globals['_GETREQUEST']._serialized_end=3987
+  _globals['_GETRESPONSE']._serialized_start=3989
+  _globals['_GETRESPONSE']._serialized_end=4061
+  _globals['_LISTREQUEST']._serialized_start=4063
+  _globals['_LISTREQUEST']._serialized_end=4131
+  _globals['_LISTRESPONSE']._serialized_start=4133
+  _globals['_LISTRESPONSE']._serialized_end=4232
+  _globals['_WATCHREQUEST']._serialized_start=4234
+  _globals['_WATCHREQUEST']._serialized_end=4311
+  _globals['_WATCHRESPONSE']._serialized_start=4313
+  _globals['_WATCHRESPONSE']._serialized_end=4387
+  _globals['_CANCELREQUEST']._serialized_start=4389
+  _globals['_CANCELREQUEST']._serialized_end=4438
+  _globals['_CANCELRESPONSE']._serialized_start=4440
+  _globals['_CANCELRESPONSE']._serialized_end=4515
+  _globals['_REASONINGSERVICE']._serialized_start=4810
+  _globals['_REASONINGSERVICE']._serialized_end=5435
 # @@protoc_insertion_point(module_scope)

@@ -657,6 +657,7 @@ class QueryEvent(_message.Message):
     ANSWERS_COMPARED_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    LIMIT_REACHED_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The query."""
@@ -695,6 +696,10 @@ class QueryEvent(_message.Message):
         """The query is final. The last event of every query."""
 
     @_builtins.property
+    def limit_reached(self) -> Global___LimitReached:
+        """A limit of the query was reached; it winds up."""
+
+    @_builtins.property
     def text_delta(self) -> Global___TextDelta:
         """Live text of a running call. Sent only when asked for, never stored."""
 
@@ -711,13 +716,14 @@ class QueryEvent(_message.Message):
         answers_compared: Global___AnswersCompared | None = ...,
         cancel_requested: Global___CancelRequested | None = ...,
         finished: Global___Finished | None = ...,
+        limit_reached: Global___LimitReached | None = ...,
         text_delta: Global___TextDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "sample_finished", b"sample_finished", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "sample_finished", b"sample_finished", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "query_id", b"query_id", "sample_finished", b"sample_finished", "sequence", b"sequence", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "query_id", b"query_id", "sample_finished", b"sample_finished", "sequence", b"sequence", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "claimed", "sample_finished", "call_failed", "answers_compared", "cancel_requested", "finished", "text_delta"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "claimed", "sample_finished", "call_failed", "answers_compared", "cancel_requested", "finished", "limit_reached", "text_delta"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -827,8 +833,8 @@ class CallFailed(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     branch: _builtins.int
     """The branch."""
-    attempt: _builtins.int
-    """The attempt, counted from 1."""
+    attempt: _builtins.str
+    """The attempt: the fencing epoch and a number, such as "1.2"."""
     tokens: _builtins.int
     """Completion tokens it had generated."""
     @_builtins.property
@@ -839,7 +845,7 @@ class CallFailed(_message.Message):
         self,
         *,
         branch: _builtins.int = ...,
-        attempt: _builtins.int = ...,
+        attempt: _builtins.str = ...,
         error: Global___QueryError | None = ...,
         tokens: _builtins.int = ...,
     ) -> None: ...
@@ -900,6 +906,28 @@ class CancelRequested(_message.Message):
 Global___CancelRequested: _TypeAlias = CancelRequested  # noqa: Y015
 
 @_typing.final
+class LimitReached(_message.Message):
+    """LimitReached says which limit ends the query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """"deadline" or "budget"."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitReached: _TypeAlias = LimitReached  # noqa: Y015
+
+@_typing.final
 class Finished(_message.Message):
     """Finished ends a query."""
 
@@ -939,7 +967,7 @@ class TextDelta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     branch: _builtins.int
     """The branch."""
-    attempt: _builtins.int
+    attempt: _builtins.str
     """The attempt. A new attempt starts at offset 0 again and replaces the older text."""
     offset: _builtins.int
     """Characters of this attempt before this delta."""
@@ -949,7 +977,7 @@ class TextDelta(_message.Message):
         self,
         *,
         branch: _builtins.int = ...,
-        attempt: _builtins.int = ...,
+        attempt: _builtins.str = ...,
         offset: _builtins.int = ...,
         text: _builtins.str = ...,
     ) -> None: ...

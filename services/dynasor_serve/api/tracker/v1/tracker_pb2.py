@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*dynasor_serve/api/tracker/v1/tracker.proto\x12\x1c\x64ynasor_serve.api.tracker.v1\"%\n\x11StreamTextRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\"S\n\x12StreamTextResponse\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t2\x83\x01\n\x0eTrackerService\x12q\n\nStreamText\x12/.dynasor_serve.api.tracker.v1.StreamTextRequest\x1a\x30.dynasor_serve.api.tracker.v1.StreamTextResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*dynasor_serve/api/tracker/v1/tracker.proto\x12\x1c\x64ynasor_serve.api.tracker.v1\"%\n\x11StreamTextRequest\x12\x10\n\x08query_id\x18\x01 \x01(\t\"S\n\x12StreamTextResponse\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04text\x18\x04 \x01(\t2\x83\x01\n\x0eTrackerService\x12q\n\nStreamText\x12/.dynasor_serve.api.tracker.v1.StreamTextRequest\x1a\x30.dynasor_serve.api.tracker.v1.StreamTextResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -50,7 +50,7 @@ class StreamTextResponse(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     branch: _builtins.int
     """The branch."""
-    attempt: _builtins.int
+    attempt: _builtins.str
     """The attempt. A new attempt starts at offset 0 again and replaces the older text."""
     offset: _builtins.int
     """Characters of this attempt before this delta."""
@@ -60,7 +60,7 @@ class StreamTextResponse(_message.Message):
         self,
         *,
         branch: _builtins.int = ...,
-        attempt: _builtins.int = ...,
+        attempt: _builtins.str = ...,
         offset: _builtins.int = ...,
         text: _builtins.str = ...,
     ) -> None: ...

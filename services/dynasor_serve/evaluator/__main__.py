@@ -1,0 +1,20 @@
+"""`python -m dynasor_serve.evaluator`"""
+
+from dynasor_serve.rpc.process import run
+from dynasor_serve.evaluator.app import EvaluatorApp
+from dynasor_serve.evaluator.settings import EvaluatorSettings
+from dynasor_serve.telemetry.logs import configure_logging
+
+
+def main() -> None:
+    settings = EvaluatorSettings.read()
+    configure_logging("evaluator", settings.log_level, settings.log_format)
+
+    async def build() -> EvaluatorApp:
+        return EvaluatorApp(settings)
+
+    run(build)
+
+
+if __name__ == "__main__":
+    main()

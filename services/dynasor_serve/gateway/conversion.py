@@ -1,0 +1,260 @@
+"""Between the public protobuf messages and the domain's values. The only module of the gateway that knows both."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.programs import events
+from dynasor_serve.programs.events import Outcome, Phase, ProgramError
+from dynasor_serve.programs.query import (
+    InvalidQuery,
+    Message,
+    Query,
+    QueryClass,
+    QueryId,
+    SamplingParameters,
+    SelfConsistencyParameters,
+)
+from dynasor_serve.rpc.errors import Reason, ServiceError
+from dynasor_serve.state.records import Record
+
+_CLASSES = {
+    pb.QUERY_CLASS_UNSPECIFIED: QueryClass.STANDARD,
+    pb.QUERY_CLASS_INTERACTIVE: QueryClass.INTERACTIVE,
+    pb.QUERY_CLASS_STANDARD: QueryClass.STANDARD,
+    pb.QUERY_CLASS_BATCH: QueryClass.BATCH,
+}
+_CLASS_MESSAGES = {
+    QueryClass.INTERACTIVE: pb.QUERY_CLASS_INTERACTIVE,
+    QueryClass.STANDARD: pb.QUERY_CLASS_STANDARD,
+    QueryClass.BATCH: pb.QUERY_CLASS_BATCH,
+}
+PHASE_MESSAGES = {
+    Phase.QUEUED: pb.QUERY_PHASE_QUEUED,
+    Phase.RUNNING: pb.QUERY_PHASE_RUNNING,
+    Phase.SUCCEEDED: pb.QUERY_PHASE_SUCCEEDED,
+    Phase.FAILED: pb.QUERY_PHASE_FAILED,
+    Phase.CANCELLED: pb.QUERY_PHASE_CANCELLED,
+}
+
+
+# --- from the wire ---
+
+
+def refuse_unknown_fields(message: ProtoMessage) -> None:
+    """Raises `ServiceError` where the message, at any depth, has fields that this release does not know.
+
+    A newer client's algorithm or bound, silently dropped, would run another query than the one asked.
+    """
+    size = message.ByteSize()
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if known.ByteSize() == size:
+        return
+    path, number = _first_unknown(message, "") or ("the request", 0)
+    text = f"{path} has an unknown field (number {number}); this server is older than the client, or the request is wrong"
+    raise ServiceError(Reason.UNKNOWN_FIELD, text, field=path)
+
+
+def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: float) -> Query:
+    """The query with defaults filled in, not yet validated. Raises `InvalidQuery` on words that are unknown.
+
+    Args:
+        model, rule, deadline_seconds: used where the message sets none.
+    """
+    chat = message.WhichOneof("input") == "chat"
+    messages = tuple(Message(turn.role, turn.content) for turn in message.chat.messages)
+    if message.system_prompt:
+        if not chat:
+            raise InvalidQuery("system_prompt", "is set without chat", "put it into the prompt, or use chat messages")
+        messages = (Message("system", message.system_prompt), *messages)
+    query_class = _CLASSES.get(message.query_class)
+    if query_class is None:
+        raise InvalidQuery("query_class", f"is {message.query_class}", f"give one of {', '.join(QueryClass)}")
+    return Query(
+        model=model,
+        rule=message.policy.rule or rule,
+        messages=messages if chat else (),
+        prompt=message.prompt if message.WhichOneof("input") == "prompt" else None,
+        sampling=_sampling_from(message.sampling),
+        answer_type=_answer_type_from(message.answer_type),
+        algorithm=_self_consistency_from(message.algorithm.self_consistency),
+        max_tokens=message.budget.max_tokens,
+        deadline_seconds=(
+            message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else deadline_seconds
+        ),
+        query_class=query_class,
+        tenant=message.tenant or "default",
+        idempotency_key=message.idempotency_key,
+        labels=dict(message.labels),
+    )
+
+
+def _sampling_from(message: pb.SamplingParameters) -> SamplingParameters:
+    default = SamplingParameters()
+    return SamplingParameters(
+        temperature=message.temperature if message.HasField("temperature") else default.temperature,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        stop=tuple(message.stop),
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def _answer_type_from(name: str) -> AnswerType:
+    try:
+        return AnswerType(name or AnswerType.TEXT)
+    except ValueError:
+        raise InvalidQuery("answer_type", f"is {name!r}", f"give one of {', '.join(AnswerType)}") from None
+
+
+def _self_consistency_from(message: pb.SelfConsistency) -> SelfConsistencyParameters:
+    default = SelfConsistencyParameters()
+    return SelfConsistencyParameters(
+        max_samples=message.max_samples if message.HasField("max_samples") else default.max_samples,
+        width=message.width if message.HasField("width") else default.width,
+    )
+
+
+def _first_unknown(message: ProtoMessage, path: str) -> tuple[str, int] | None:
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
+        return path or message.DESCRIPTOR.name, unknown.field_number
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        inner = f"{path}.{field.name}" if path else field.name
+        for child in value if field.is_repeated else (value,):
+            found = _first_unknown(child, inner)
+            if found is not None:
+                return found
+    return None
+
+
+# --- to the wire ---
+
+
+def query_message(query: Query) -> pb.Query:
+    sampling = query.sampling
+    message = pb.Query(
+        sampling=pb.SamplingParameters(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            stop=sampling.stop,
+            seed=sampling.seed,
+        ),
+        answer_type=query.answer_type.value,
+        model=query.model,
+        algorithm=pb.Algorithm(
+            self_consistency=pb.SelfConsistency(
+                max_samples=query.algorithm.max_samples, width=query.algorithm.width
+            )
+        ),
+        policy=pb.Policy(rule=query.rule),
+        budget=pb.Budget(max_tokens=query.max_tokens),
+        query_class=_CLASS_MESSAGES[query.query_class],
+        tenant=query.tenant,
+        idempotency_key=query.idempotency_key,
+        labels=query.labels,
+    )
+    message.deadline.FromMilliseconds(round(query.deadline_seconds * 1000))
+    if query.prompt is not None:
+        message.prompt = query.prompt
+    else:
+        message.chat.messages.extend(pb.ChatMessage(role=turn.role, content=turn.content) for turn in query.messages)
+    return message
+
+
+def event_message(query_id: QueryId, sequence: int, record: Record) -> pb.QueryEvent:
+    """A record as its public event. Records without one of their own show as what they lead to."""
+    message = pb.QueryEvent(query_id=query_id, sequence=sequence)
+    message.time.FromMilliseconds(record.time_ms)
+    match record.event:
+        case events.Accepted(pool=pool):
+            message.accepted.pool = pool
+        case events.Claimed(tracker=tracker, epoch=epoch):
+            message.claimed.tracker = tracker
+            message.claimed.epoch = epoch
+        case events.CallFinished() as finished:
+            sample = message.sample_finished
+            sample.branch = finished.branch
+            sample.tokens = finished.tokens
+            sample.samples = record.samples
+            sample.certaindex = record.certaindex
+            sample.finish_reason = finished.finish_reason
+            if finished.answer is not None:
+                sample.answer = finished.answer
+        case events.CallFailed() as failed:
+            message.call_failed.CopyFrom(
+                pb.CallFailed(
+                    branch=failed.branch,
+                    attempt=failed.attempt,
+                    error=_error_message(failed.error),
+                    tokens=failed.tokens,
+                )
+            )
+        case events.AnswersCompared(equal=equal, unequal=unequal):
+            message.answers_compared.CopyFrom(pb.AnswersCompared(merged=len(equal), separated=len(unequal)))
+        case events.CancelRequested(reason=reason):
+            message.cancel_requested.reason = reason
+        case events.DeadlineReached():
+            message.limit_reached.limit = "deadline"
+        case events.BudgetReached():
+            message.limit_reached.limit = "budget"
+        case events.Finished(outcome=outcome):
+            message.finished.phase = PHASE_MESSAGES[outcome.phase]
+            message.finished.outcome.CopyFrom(outcome_message(outcome))
+    return message
+
+
+def outcome_message(outcome: Outcome) -> pb.Outcome:
+    ledger = outcome.ledger
+    return pb.Outcome(
+        answer=outcome.answer or "",
+        text=outcome.text,
+        certaindex=outcome.certaindex,
+        rule=outcome.rule,
+        stop_reason=outcome.stop_reason.value,
+        stop_detail=outcome.stop_detail,
+        samples=outcome.samples,
+        votes=[pb.Vote(answer=answer or "", count=count) for answer, count in outcome.votes],
+        ledger=pb.Ledger(
+            tokens_spent=ledger.spent,
+            tokens_cancelled=ledger.cancelled,
+            tokens_lost=ledger.lost,
+            tokens_saved_estimate=ledger.saved_estimate,
+            prompt_tokens=ledger.prompt,
+            cached_prompt_tokens=ledger.cached_prompt,
+        ),
+        latency_seconds=outcome.latency_seconds,
+        error=_error_message(outcome.error) if outcome.error is not None else None,
+    )
+
+
+def state_message(query_id: QueryId, phase: Phase, first: Record, last: Record, length: int) -> pb.QueryState:
+    """A query's state from the first and the last record of its log."""
+    accepted = first.event
+    assert isinstance(accepted, events.Accepted)
+    state = pb.QueryState(
+        query_id=query_id,
+        query=query_message(accepted.query),
+        phase=PHASE_MESSAGES[phase],
+        accepted_at=Timestamp(seconds=accepted.accepted_at_ms // 1000, nanos=accepted.accepted_at_ms % 1000 * 1_000_000),
+        last_sequence=length - 1,
+        samples=last.samples,
+        certaindex=last.certaindex,
+    )
+    if isinstance(last.event, events.Finished):
+        state.outcome.CopyFrom(outcome_message(last.event.outcome))
+    return state
+
+
+def _error_message(error: ProgramError) -> pb.QueryError:
+    return pb.QueryError(reason=error.reason, message=error.message, retryable=error.retryable)

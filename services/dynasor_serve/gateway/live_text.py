@@ -1,0 +1,88 @@
+"""Live text of a query's running calls, straight from the tracker that owns it, while somebody watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+
+from dynasor_serve.api.reasoning.v1 import reasoning_pb2
+from dynasor_serve.api.tracker.v1 import tracker_pb2
+from dynasor_serve.api.tracker.v1.tracker_pb2_grpc import TrackerServiceStub
+from dynasor_serve.programs.query import QueryId
+from dynasor_serve.rpc.channel import open_channel
+
+_PAUSE_SECONDS = 0.2
+_MOST_BUFFERED = 4096
+
+
+class TrackerChannels:
+    """One channel per tracker, opened at first use."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}  # address -> channel
+
+    def to(self, address: str) -> TrackerServiceStub:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = open_channel(address)
+        return TrackerServiceStub(channel)
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+
+Event = reasoning_pb2.QueryEvent
+
+
+async def with_live_text(
+    query_id: QueryId,
+    events: AsyncIterator[Event],
+    owner: Callable[[QueryId], Awaitable[str]],
+    trackers: TrackerChannels,
+) -> AsyncIterator[Event]:
+    """The events, with the running calls' text between them. A tracker that fails costs text, never an event.
+
+    Args:
+        owner: the address of the tracker that owns the query now; empty where none does.
+    """
+    merged: asyncio.Queue[Event | None] = asyncio.Queue(_MOST_BUFFERED)
+    failure: list[BaseException] = []
+
+    async def pass_events() -> None:
+        try:
+            async for event in events:
+                await merged.put(event)
+        except Exception as error:
+            failure.append(error)
+        await merged.put(None)
+
+    async def pass_text() -> None:
+        while True:
+            address = await owner(query_id)
+            if address:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    request = tracker_pb2.StreamTextRequest(query_id=query_id)
+                    async for delta in trackers.to(address).StreamText(request):
+                        text = reasoning_pb2.TextDelta(
+                            branch=delta.branch, attempt=delta.attempt, offset=delta.offset, text=delta.text
+                        )
+                        await merged.put(Event(query_id=query_id, text_delta=text))
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    tasks = [asyncio.create_task(pass_events()), asyncio.create_task(pass_text())]
+    last_sequence = 0
+    try:
+        while (event := await merged.get()) is not None:
+            if event.HasField("text_delta"):
+                event.sequence = last_sequence
+            last_sequence = event.sequence
+            yield event
+        if failure:
+            raise failure[0]
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,108 @@
+"""Which pools exist, as the active scheduler says; remembered, so that a scheduler's fail-over refuses no query."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
+from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
+from dynasor_serve.rpc.channel import open_channel
+from dynasor_serve.rpc.errors import Reason, ServiceError
+
+logger = logging.getLogger(__name__)
+
+_CALL_SECONDS = 3.0
+_SHORTEST_REFRESH_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPool:
+    """A pool as the gateway needs it."""
+
+    name: str
+    model: str
+    ready_workers: int
+    workers: int
+    max_model_len: int  # tokens; 0 where unknown
+    trouble: str  # what the workers say that are not ready
+
+
+class PoolDirectory:
+    """The scheduler's pools, refreshed in the background and, when a model is unknown or has no worker, at once."""
+
+    def __init__(self, schedulers: Sequence[str], refresh_seconds: float) -> None:
+        self._channels = [open_channel(address) for address in schedulers]
+        self._refresh_seconds = refresh_seconds
+        self._pools: dict[str, KnownPool] = {}  # model -> pool
+        self._refreshed_at = float("-inf")
+        self._is_known = False
+        self._refreshing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Refreshes until cancelled."""
+        try:
+            while True:
+                await self._refresh()
+                await asyncio.sleep(self._refresh_seconds)
+        finally:
+            for channel in self._channels:
+                await channel.close()
+
+    async def pool_for(self, model: str) -> KnownPool:
+        """The pool of a model; the only pool where the model is empty.
+
+        Raises:
+            ServiceError: UNKNOWN_MODEL, NO_READY_WORKER, or SCHEDULER_UNAVAILABLE where nothing is known yet.
+        """
+        pool = self._find(model)
+        if pool is None or not pool.ready_workers:
+            await self._refresh()
+            pool = self._find(model)
+        if not self._is_known:
+            message = "no scheduler has answered yet, so no pool is known; try again"
+            raise ServiceError(Reason.SCHEDULER_UNAVAILABLE, message, retry_after_seconds=1.0)
+        if pool is None:
+            served = ", ".join(sorted(self._pools)) or "none yet"
+            wrong = f"no pool serves the model {model!r}" if model else "the model is not named and there is not one pool"
+            raise ServiceError(Reason.UNKNOWN_MODEL, f"{wrong}; served are: {served}", field="model")
+        if not pool.ready_workers:
+            message = f"none of the {pool.workers} workers of pool {pool.name!r} is ready: {pool.trouble or 'starting'}"
+            raise ServiceError(Reason.NO_READY_WORKER, message, retry_after_seconds=2.0)
+        return pool
+
+    def _find(self, model: str) -> KnownPool | None:
+        if not model and len(self._pools) == 1:
+            return next(iter(self._pools.values()))
+        return self._pools.get(model)
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            if time.monotonic() - self._refreshed_at < _SHORTEST_REFRESH_SECONDS:
+                return
+            for channel in self._channels:
+                try:
+                    response = await SchedulerServiceStub(channel).ListPools(pb.ListPoolsRequest(), timeout=_CALL_SECONDS)
+                except grpc.aio.AioRpcError as error:
+                    logger.debug("a scheduler does not list pools", extra={"cause": error.details()})
+                    continue
+                self._pools = {pool.model: _known(pool) for pool in response.pools}
+                self._is_known = True
+                break
+            self._refreshed_at = time.monotonic()
+
+
+def _known(pool: pb.Pool) -> KnownPool:
+    return KnownPool(
+        name=pool.name,
+        model=pool.model,
+        ready_workers=sum(worker.state == pb.WORKER_STATE_READY for worker in pool.workers),
+        workers=len(pool.workers),
+        max_model_len=pool.max_model_len,
+        trouble="; ".join(worker.message for worker in pool.workers if worker.message)[:500],
+    )

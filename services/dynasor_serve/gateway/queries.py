@@ -1,0 +1,224 @@
+"""The gateway's internal call, behind every face: accept a query, follow it, read it, cancel it.
+
+Works on domain values; `servicer` is its gRPC face. Raises `ServiceError` and nothing else that a caller should see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from dynasor_serve.certaindex.rules.registry import parse_rule
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.gateway.follower import LogFollower, Tail
+from dynasor_serve.gateway.pool_directory import KnownPool, PoolDirectory
+from dynasor_serve.programs.events import Accepted, Finished, Phase
+from dynasor_serve.programs.query import InvalidQuery, Query, QueryId, validated
+from dynasor_serve.programs.self_consistency import NAME as SELF_CONSISTENCY
+from dynasor_serve.rpc.errors import Reason, ServiceError
+from dynasor_serve.state import keys
+from dynasor_serve.state.program_log import AcceptStatus, Limits, ProgramLog
+from dynasor_serve.state.records import CorruptRecord, Record
+from dynasor_serve.state.redis_client import StateFull, StateUnavailable
+from dynasor_serve.telemetry import metrics as catalogue
+from dynasor_serve.telemetry.metrics import Metrics
+
+_TRY_AGAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An accepted query."""
+
+    query_id: QueryId
+    already_accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A query as its log shows it."""
+
+    query_id: QueryId
+    phase: Phase
+    first: Record
+    last: Record
+    length: int  # records
+
+
+class Queries:
+    """All queries, as clients see them."""
+
+    def __init__(
+        self, log: ProgramLog, follower: LogFollower, pools: PoolDirectory, metrics: Metrics, limits: Limits
+    ) -> None:
+        self._log = log
+        self._follower = follower
+        self._pools = pools
+        self._metrics = metrics
+        self._limits = limits
+
+    async def accept(self, query: Query) -> Receipt:
+        """Accepts a query; once this returns, nothing loses it."""
+        with self._refusals():
+            query, pool = await self._admitted(query)
+            return await self._accept(keys.new_query_id(query.tenant), query, pool)
+
+    async def run(self, query: Query) -> AsyncIterator[tuple[QueryId, int, Record]]:
+        """Accepts a query and follows it: (id, sequence, record) up to the final record."""
+        with self._refusals():
+            query, pool = await self._admitted(query)
+            query_id = keys.new_query_id(query.tenant)
+        with self._tail(query_id, 0) as tail:
+            with self._refusals():
+                receipt = await self._accept(query_id, query, pool)
+            if not receipt.already_accepted:
+                async for sequence, record in self._followed(tail, query, read_first=False):
+                    yield query_id, sequence, record
+                return
+        async for sequence, record in self.watch(receipt.query_id, 0):
+            yield receipt.query_id, sequence, record
+
+    async def watch(self, query_id: QueryId, from_sequence: int) -> AsyncIterator[tuple[int, Record]]:
+        """Follows a query from a sequence number to its final record."""
+        if from_sequence < 0:
+            raise ServiceError(Reason.INVALID_QUERY, f"from_sequence is {from_sequence}; give 0 or more", field="from_sequence")
+        snapshot = await self.get(query_id)
+        if snapshot.phase.is_final and from_sequence >= snapshot.length:
+            return
+        with self._tail(query_id, from_sequence) as tail:
+            async for sequence, record in self._followed(tail, _query_of(snapshot.first), read_first=True):
+                yield sequence, record
+
+    async def get(self, query_id: QueryId) -> Snapshot:
+        """The query as it stands."""
+        with self._refusals():
+            if not keys.is_query_id(query_id):
+                raise _unknown(query_id)
+            entry = await self._log.entry(query_id)
+            first = await self._log.read(query_id, 0, 0)
+            last = await self._log.read(query_id, -1, -1)
+            length = await self._log.length(query_id)
+            if entry is None or not first:
+                raise _unknown(query_id)
+            return Snapshot(query_id, entry.phase, first[0], last[0], length)
+
+    async def tracker_address(self, query_id: QueryId) -> str:
+        """Where the owner of a running query listens; empty where it has none."""
+        with self._refusals():
+            entry = await self._log.entry(query_id)
+        return entry.address if entry is not None and entry.phase is Phase.RUNNING else ""
+
+    async def list(self, tenant: str, offset: int, count: int) -> tuple[list[Snapshot], bool]:
+        """A tenant's queries, newest first, and whether there are more."""
+        with self._refusals():
+            ids = await self._log.list_tenant(tenant, offset, count + 1)
+        snapshots = []
+        for query_id in ids[:count]:
+            with contextlib.suppress(ServiceError):  # expired meanwhile
+                snapshots.append(await self.get(query_id))
+        return snapshots, len(ids) > count
+
+    async def cancel(self, query_id: QueryId, reason: str) -> Phase:
+        """Asks a query to end. Returns its phase after that; asking again changes nothing."""
+        with self._refusals():
+            phase = await self._log.cancel(query_id, reason[:256], _now_ms()) if keys.is_query_id(query_id) else None
+        if phase is None:
+            raise _unknown(query_id)
+        return phase
+
+    # --- steps ---
+
+    async def _admitted(self, query: Query) -> tuple[Query, KnownPool]:
+        """The query as it will run, and its pool."""
+        validated(query)
+        rule = str(parse_rule(query.rule))
+        pool = await self._pools.pool_for(query.model)
+        if pool.max_model_len and query.sampling.max_tokens >= pool.max_model_len:
+            right = f"model {pool.model!r} has a context of {pool.max_model_len} tokens, prompt included; ask for fewer"
+            raise InvalidQuery("sampling.max_tokens", f"is {query.sampling.max_tokens}", right)
+        return replace(query, model=pool.model, rule=rule), pool
+
+    async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool) -> Receipt:
+        fingerprint = hashlib.sha256(msgspec.json.encode(query)).hexdigest() if query.idempotency_key else ""
+        event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
+        status, found = await self._log.accept(query_id, event, fingerprint, self._limits)
+        match status:
+            case AcceptStatus.ACCEPTED:
+                self._metrics.increment(
+                    catalogue.QUERIES_ACCEPTED, algorithm=SELF_CONSISTENCY, query_class=query.query_class.value
+                )
+            case AcceptStatus.CONFLICT:
+                message = f"the idempotency key {query.idempotency_key!r} belongs to another query, {found}; use a new key"
+                raise ServiceError(Reason.IDEMPOTENCY_CONFLICT, message, field="idempotency_key")
+            case AcceptStatus.TENANT_FULL:
+                most = self._limits.live_queries_per_tenant
+                message = f"tenant {query.tenant!r} has {most} live queries, the most allowed; wait until some are final"
+                raise ServiceError(Reason.TENANT_FULL, message, retry_after_seconds=_TRY_AGAIN_SECONDS)
+            case AcceptStatus.QUEUE_FULL:
+                message = "too many queries wait for a tracker; try again later"
+                raise ServiceError(Reason.QUEUE_FULL, message, retry_after_seconds=_TRY_AGAIN_SECONDS)
+            case AcceptStatus.DUPLICATE:
+                pass
+        return Receipt(found, already_accepted=status is AcceptStatus.DUPLICATE)
+
+    async def _followed(self, tail: Tail, query: Query, *, read_first: bool) -> AsyncIterator[tuple[int, Record]]:
+        async for sequence, record in tail.records(read_first=read_first):
+            if isinstance(record.event, Finished):
+                self._metrics.observe(
+                    catalogue.QUERY_SECONDS,
+                    record.event.outcome.latency_seconds,
+                    algorithm=SELF_CONSISTENCY,
+                    query_class=query.query_class.value,
+                )
+            yield sequence, record
+
+    @contextlib.contextmanager
+    def _tail(self, query_id: QueryId, from_sequence: int) -> Iterator[Tail]:
+        tail = self._follower.open(query_id, from_sequence)
+        self._metrics.set(catalogue.WATCHERS, self._follower.watchers)
+        try:
+            yield tail
+        finally:
+            self._follower.close(query_id, tail)
+            self._metrics.set(catalogue.WATCHERS, self._follower.watchers)
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turns what may go wrong into the one error that faces know, and counts it."""
+        try:
+            try:
+                yield
+            except InvalidQuery as error:
+                raise ServiceError(Reason.INVALID_QUERY, str(error), field=error.field) from error
+            except InvalidRule as error:
+                raise ServiceError(Reason.INVALID_RULE, str(error), field=f"policy.{error.field}") from error
+            except StateFull as error:
+                raise ServiceError(Reason.STATE_FULL, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS) from error
+            except StateUnavailable as error:
+                raise ServiceError(
+                    Reason.STATE_UNAVAILABLE, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS
+                ) from error
+            except CorruptRecord as error:
+                raise ServiceError(Reason.INTERNAL, f"the query's log cannot be read: {error}") from error
+        except ServiceError as error:
+            self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
+            raise
+
+
+def _query_of(first: Record) -> Query:
+    assert isinstance(first.event, Accepted)
+    return first.event.query
+
+
+def _unknown(query_id: str) -> ServiceError:
+    message = f"no query {query_id[:64]!r} is known; it may have expired, or the id is mistyped"
+    return ServiceError(Reason.UNKNOWN_QUERY, message, field="query_id")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,29 @@
+"""What a gateway is told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from dynasor_serve.rpc.settings import StatefulSettings
+
+
+class GatewaySettings(StatefulSettings):
+    """Settings of the gateway, `DYNASOR_GATEWAY_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="DYNASOR_GATEWAY_")
+
+    name: str = Field(default="gateway-0", description="Identity among the gateways.")
+    schedulers: tuple[str, ...] = Field(
+        default=("127.0.0.1:7003",), description="Addresses of the schedulers of the group (JSON list)."
+    )
+    default_rule: str = Field(
+        default="beta-posterior:confidence=0.95",
+        description="Rule of queries that name none. Adaptive-Consistency's: on recorded votes it loses no accuracy.",
+    )
+    default_deadline_seconds: float = Field(default=600.0, gt=0, description="Deadline of queries that set none.")
+    live_queries_per_tenant: int = Field(default=10_000, ge=1, description="Most queries of a tenant that are not final.")
+    queued_programs_per_shard: int = Field(default=50_000, ge=1, description="Most unclaimed programs of one shard.")
+    idempotency_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long an idempotency key is known.")
+    final_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long a query cancelled unclaimed stays readable.")
+    pool_refresh_seconds: float = Field(default=2.0, gt=0, description="Between two looks at the scheduler's pools.")

@@ -1,0 +1,114 @@
+"""Composition of the scheduler: one active per group by lease, the others stand by."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
+from dynasor_serve.rpc.process import StartError
+from dynasor_serve.rpc.server import GrpcServer
+from dynasor_serve.scheduler.health import WorkerHealth
+from dynasor_serve.scheduler.pools import Pools
+from dynasor_serve.scheduler.servicer import SchedulerServicer
+from dynasor_serve.scheduler.settings import SchedulerSettings
+from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
+from dynasor_serve.state.pool_lease import PoolLease
+from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
+from dynasor_serve.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class SchedulerApp:
+    """The scheduler process."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        try:
+            parse_ordering(settings.ordering)
+        except UnknownOrdering as error:
+            raise StartError(f"DYNASOR_SCHEDULER_ORDERING: {error}") from error
+        self._settings = settings
+        self._metrics = Metrics("scheduler")
+        self._redis = connect(settings.redis_url)
+        self._lease = PoolLease(self._redis, settings.group, settings.name, round(settings.lease_seconds * 1000))
+        self._pools = Pools(
+            ordering=settings.ordering,
+            longest_wait_seconds=settings.longest_wait_seconds,
+            grant_start_seconds=settings.grant_start_seconds,
+            metrics=self._metrics,
+        )
+        self._health = WorkerHealth(
+            self._pools,
+            interval_seconds=settings.probe_interval_seconds,
+            timeout_seconds=settings.probe_timeout_seconds,
+        )
+        servicer = SchedulerServicer(self._pools, self._health)
+        self._server = GrpcServer(
+            address=settings.listen,
+            service_name=scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
+            register=lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, server),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Listens, then competes for the lease."""
+        try:
+            await ping(self._redis)
+        except StateUnavailable as error:
+            raise StartError(str(error)) from error
+        for worker in self._settings.workers:
+            url = worker.url.rstrip("/")
+            self._pools.register(worker.pool, worker.model, worker.name, url, worker.engine, worker.max_in_flight)
+        metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
+        await self._server.start()
+        self._tasks = [asyncio.create_task(self._keep_lease()), asyncio.create_task(self._health.run())]
+        await self._server.set_serving(True)
+        logger.info("listening", extra={"port": self._server.port, "metrics_port": metrics_server.port})
+
+    async def failed(self) -> BaseException:
+        """Returns the error of the first background task that ends."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(iter(done)).exception() or RuntimeError("a background task ended")
+
+    async def drain(self) -> None:
+        """Hands over at once: a standby takes the lease while trackers keep their calls."""
+        await self._server.set_serving(False)
+        for task in self._tasks:
+            task.cancel()
+        epoch = self._pools.epoch
+        self._pools.resign()
+        await self._server.stop(grace_seconds=1.0)
+        if epoch:
+            try:
+                await self._lease.give_up(epoch)
+            except StateUnavailable:
+                logger.warning("the lease could not be given up; it ends by itself")
+        await self._redis.aclose()
+
+    async def _keep_lease(self) -> None:
+        """Competes for the lease and keeps it. Stops granting at two thirds of it without a renewal."""
+        loop = asyncio.get_running_loop()
+        lease_seconds = self._settings.lease_seconds
+        granted_until = 0.0
+        while True:
+            try:
+                if self._pools.epoch:
+                    asked = loop.time()
+                    if await self._lease.renew(self._pools.epoch):
+                        granted_until = asked + lease_seconds * 2 / 3
+                    else:
+                        granted_until = 0.0
+                else:
+                    asked = loop.time()
+                    self._pools.epoch = await self._lease.acquire()
+                    if self._pools.epoch:
+                        granted_until = asked + lease_seconds * 2 / 3
+                        logger.info("active", extra={"epoch": self._pools.epoch})
+                        self._pools.dispatch()
+            except (StateUnavailable, StateFull) as error:
+                logger.warning("the lease cannot be renewed", extra={"cause": str(error)})
+            if self._pools.epoch and loop.time() >= granted_until:
+                logger.warning("no longer active", extra={"epoch": self._pools.epoch})
+                self._pools.resign()
+            await asyncio.sleep(lease_seconds / 5)

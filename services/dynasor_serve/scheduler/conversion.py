@@ -1,0 +1,70 @@
+"""Between the scheduler's protobuf messages and the domain's values."""
+
+from __future__ import annotations
+
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
+from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
+from dynasor_serve.scheduling.placement import Worker, WorkerState
+
+_CALL_ENDS = {
+    pb.CALL_END_FINISHED: CallEnd.FINISHED,
+    pb.CALL_END_CANCELLED: CallEnd.CANCELLED,
+    pb.CALL_END_WORKER_FAILED: CallEnd.WORKER_FAILED,
+    pb.CALL_END_NOT_STARTED: CallEnd.NOT_STARTED,
+    pb.CALL_END_REFUSED: CallEnd.REFUSED,
+}
+_WORKER_STATES = {
+    WorkerState.STARTING: pb.WORKER_STATE_STARTING,
+    WorkerState.READY: pb.WORKER_STATE_READY,
+    WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
+    WorkerState.QUARANTINED: pb.WORKER_STATE_QUARANTINED,
+}
+
+
+def want_from(message: pb.ProgramWant) -> Want:
+    program = message.query_id
+    return Want(
+        program=program,
+        pool=message.pool,
+        algorithm=message.algorithm,
+        calls=tuple(CallId(program, call.branch, call.attempt) for call in message.calls),
+        class_rank=max(0, message.query_class - 1),
+        tenant=message.tenant,
+        remaining_knob=message.remaining_knob,
+        mean_tokens_per_branch=message.mean_tokens_per_branch,
+        accepted_at_ms=message.accepted_at_ms,
+        deadline_ms=message.deadline_ms,
+        tokens_spent=message.tokens_spent,
+    )
+
+
+def call_end_from(message: pb.EndedCall) -> tuple[CallId, CallEnd, int]:
+    call = CallId(message.query_id, message.branch, message.attempt)
+    return call, _CALL_ENDS.get(message.end, CallEnd.CANCELLED), message.tokens
+
+
+def grant_message(grant: Grant, pool: str, epoch: int, start_within_ms: int) -> pb.Grant:
+    return pb.Grant(
+        query_id=grant.call.program,
+        branch=grant.call.branch,
+        attempt=grant.call.attempt,
+        pool=pool,
+        worker=grant.worker,
+        url=grant.url,
+        priority=grant.priority,
+        epoch=epoch,
+        start_within_ms=start_within_ms,
+        engine=grant.engine,
+    )
+
+
+def worker_message(worker: Worker) -> pb.Worker:
+    return pb.Worker(
+        name=worker.name,
+        url=worker.url,
+        state=_WORKER_STATES[worker.state],
+        max_in_flight=worker.max_in_flight,
+        in_flight=len(worker.in_flight),
+        message=worker.message,
+        engine=worker.engine,
+    )

@@ -1,0 +1,185 @@
+"""The pools of one scheduler and the trackers that it grants to.
+
+`servicer` feeds it what trackers say, `health` what workers say; `dispatch` hands the grants that follow to the
+trackers' outboxes. It carries no tokens and keeps no log: a new active scheduler learns everything from restatements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
+from dynasor_serve.scheduler.conversion import call_end_from, grant_message, want_from, worker_message
+from dynasor_serve.scheduling.demand import CallId
+from dynasor_serve.scheduling.orderings.registry import parse_ordering
+from dynasor_serve.scheduling.placement import WorkerState
+from dynasor_serve.scheduling.pool import Pool
+from dynasor_serve.telemetry import metrics as catalogue
+from dynasor_serve.telemetry.metrics import Metrics
+
+
+@dataclass(slots=True)
+class ServedPool:
+    """A pool and what is known of its model."""
+
+    model: str
+    pool: Pool
+    max_model_len: int = 0  # tokens; 0 where unknown
+
+
+@dataclass(slots=True)
+class TrackerSession:
+    """One tracker's open conversation: grants not yet sent."""
+
+    tracker: str
+    grants: list[pb.Grant] = field(default_factory=list)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: bool = False
+
+    def end(self) -> None:
+        """The tracker hung up, or another scheduler takes over."""
+        self.is_over = True
+        self.wakeup.set()
+
+
+class Pools:
+    """All pools, and the sessions of the trackers."""
+
+    def __init__(
+        self, *, ordering: str, longest_wait_seconds: float, grant_start_seconds: float, metrics: Metrics
+    ) -> None:
+        self._ordering = ordering
+        self._longest_wait_seconds = longest_wait_seconds
+        self._start_within_ms = round(grant_start_seconds * 1000)
+        self._metrics = metrics
+        self._served: dict[str, ServedPool] = {}  # pool name -> pool
+        self._sessions: dict[str, TrackerSession] = {}  # tracker -> its newest session
+        self._pool_of: dict[CallId, str] = {}  # granted call -> pool name
+        self.epoch = 0  # 0 while not active
+
+    # --- workers ---
+
+    def register(self, pool: str, model: str, name: str, url: str, engine: str, max_in_flight: int) -> None:
+        """Adds or changes a worker; the pool's model follows its newest worker."""
+        served = self._pool(pool)
+        served.model = model
+        served.pool.add_worker(name, url, engine, max_in_flight)
+
+    def drain(self, pool: str, worker: str) -> int | None:
+        """Running calls of the drained worker; None where there is no such worker."""
+        return self._served[pool].pool.drain_worker(worker) if pool in self._served else None
+
+    def health(self, pool: str, worker: str, healthy: bool, message: str, max_model_len: int = 0) -> None:
+        """The result of a health check."""
+        served = self._served[pool]
+        served.pool.worker_health(worker, healthy, message)
+        served.max_model_len = max_model_len or served.max_model_len
+
+    def endpoints(self) -> list[tuple[str, str, str, str]]:
+        """(pool, model, worker, url) of every worker that is not draining."""
+        return [
+            (name, served.model, worker.name, worker.url)
+            for name, served in self._served.items()
+            for worker in served.pool.workers
+            if worker.state is not WorkerState.DRAINING
+        ]
+
+    def messages(self) -> list[pb.Pool]:
+        """All pools by name."""
+        return [
+            pb.Pool(
+                name=name,
+                model=served.model,
+                workers=[worker_message(worker) for worker in served.pool.workers],
+                waiting_calls=served.pool.waiting_calls,
+                max_model_len=served.max_model_len,
+                epoch=self.epoch,
+            )
+            for name, served in sorted(self._served.items())
+            if served.model
+        ]
+
+    # --- trackers ---
+
+    def open_session(self, tracker: str) -> TrackerSession:
+        """Begins a conversation; what was known of the tracker is forgotten, since it restates everything."""
+        if tracker in self._sessions:
+            self._sessions[tracker].end()
+        self._forget(tracker)
+        session = self._sessions[tracker] = TrackerSession(tracker)
+        return session
+
+    def resign(self) -> None:
+        """No longer active: trackers turn to whoever is next. No stream of theirs to an engine is cut."""
+        self.epoch = 0
+        for session in self._sessions.values():
+            session.end()
+
+    def close_session(self, session: TrackerSession) -> None:
+        """Ends a conversation. A newer one of the same tracker stays."""
+        if self._sessions.get(session.tracker) is session:
+            del self._sessions[session.tracker]
+            self._forget(session.tracker)
+            self.dispatch()
+
+    def hear(self, session: TrackerSession, message: pb.CoordinateRequest) -> None:
+        """Takes a tracker's news and grants what follows."""
+        if self._sessions.get(session.tracker) is not session:
+            return
+        now = time.monotonic()
+        for running in message.running:
+            call = CallId(running.query_id, running.branch, running.attempt)
+            self._pool(running.pool).pool.restate_running(session.tracker, call, running.worker)
+            self._pool_of[call] = running.pool
+        for ended in message.ended:
+            call, end, tokens = call_end_from(ended)
+            pool = self._pool_of.pop(call, None)
+            if pool is not None:
+                self._served[pool].pool.ended(call, end, tokens)
+        for program in message.withdrawn:
+            for served in self._served.values():
+                served.pool.withdraw(program)
+        for want in map(want_from, message.wants):
+            self._pool(want.pool).pool.want(session.tracker, want, now)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Hands out every grant that is possible now."""
+        if not self.epoch:
+            return
+        now = time.monotonic()
+        for name, served in self._served.items():
+            for grant in served.pool.grants(now):
+                self._pool_of[grant.call] = name
+                session = self._sessions[grant.tracker]
+                session.grants.append(grant_message(grant, name, self.epoch, self._start_within_ms))
+                session.wakeup.set()
+                self._metrics.increment(catalogue.GRANTS, pool=name)
+                self._metrics.observe(catalogue.GRANT_WAIT_SECONDS, grant.waited_seconds, pool=name)
+
+    def report(self) -> None:
+        """Brings the gauges up to date."""
+        for name, served in self._served.items():
+            self._metrics.set(catalogue.ACTIVE, 1 if self.epoch else 0, pool=name)
+            self._metrics.set(catalogue.WAITING_CALLS, served.pool.waiting_calls, pool=name)
+            states = dict.fromkeys(WorkerState, 0)
+            for worker in served.pool.workers:
+                states[worker.state] += 1
+                self._metrics.set(catalogue.RUNNING_CALLS, len(worker.in_flight), pool=name, worker=worker.name)
+            for state, number in states.items():
+                self._metrics.set(catalogue.WORKERS, number, pool=name, state=state.value)
+
+    def _pool(self, name: str) -> ServedPool:
+        served = self._served.get(name)
+        if served is None:
+            # A want for a pool that nobody has registered yet waits: after a fail-over trackers may come first.
+            pool = Pool(parse_ordering(self._ordering), longest_wait_seconds=self._longest_wait_seconds)
+            served = self._served[name] = ServedPool(model="", pool=pool)
+        return served
+
+    def _forget(self, tracker: str) -> None:
+        for served in self._served.values():
+            for call in served.pool.tracker_gone(tracker):
+                self._pool_of.pop(call, None)

@@ -1,0 +1,46 @@
+"""What a scheduler is told."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import SettingsConfigDict
+
+from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.rpc.settings import StatefulSettings
+
+
+class WorkerSettings(BaseModel):
+    """A worker known from the start; the operator registers others as they become ready."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: str = Field(min_length=1, description="Pool it belongs to.")
+    model: str = Field(min_length=1, description="Model the pool serves, as the engine names it.")
+    name: str = Field(min_length=1, description="Its name, unique in the pool.")
+    url: str = Field(pattern=r"^https?://", description="Base URL without /v1.")
+    engine: EngineKind = Field(default=EngineKind.VLLM, description="What it is.")
+    max_in_flight: int = Field(
+        default=64, ge=1, description="Most calls at once. Near the engine's own slots: what waits inside it is out of order."
+    )
+
+
+class SchedulerSettings(StatefulSettings):
+    """Settings of the scheduler, `DYNASOR_SCHEDULER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="DYNASOR_SCHEDULER_")
+
+    name: str = Field(default="scheduler-0", description="Identity; a restart under the same name takes over at once.")
+    group: str = Field(default="default", description="Schedulers of one group stand by for each other.")
+    ordering: str = Field(default="gang-shortest", description="Type string of the ordering.")
+    longest_wait_seconds: float = Field(
+        default=60.0, gt=0, description="Ageing bound: a call that has waited this long goes first, whatever the ordering."
+    )
+    workers: tuple[WorkerSettings, ...] = Field(default=(), description="Workers known from the start (JSON list).")
+    lease_seconds: float = Field(default=5.0, gt=0, description="Lease of the active scheduler; a standby waits this long.")
+    probe_interval_seconds: float = Field(default=2.0, gt=0, description="Between two health checks of a worker.")
+    probe_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Patience of a health check: an engine on a busy CPU answers slowly."
+    )
+    grant_start_seconds: float = Field(
+        default=10.0, gt=0, description="A grant that has not started by then is returned. Never bounds a running call."
+    )

@@ -1,0 +1,20 @@
+"""`python -m dynasor_serve.tracker`"""
+
+from dynasor_serve.rpc.process import run
+from dynasor_serve.tracker.app import TrackerApp
+from dynasor_serve.tracker.settings import TrackerSettings
+from dynasor_serve.telemetry.logs import configure_logging
+
+
+def main() -> None:
+    settings = TrackerSettings.read()
+    configure_logging("tracker", settings.log_level, settings.log_format)
+
+    async def build() -> TrackerApp:
+        return TrackerApp(settings)
+
+    run(build)
+
+
+if __name__ == "__main__":
+    main()

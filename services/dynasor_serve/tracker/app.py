@@ -1,0 +1,96 @@
+"""Composition of the program tracker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from dynasor_serve.api.tracker.v1 import tracker_pb2, tracker_pb2_grpc
+from dynasor_serve.engines.client import EngineClient, EngineTimeouts
+from dynasor_serve.rpc.process import StartError
+from dynasor_serve.rpc.server import GrpcServer
+from dynasor_serve.state.program_log import ProgramLog
+from dynasor_serve.state.redis_client import StateUnavailable, connect, ping
+from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.driver import DriverTools
+from dynasor_serve.tracker.equality import EqualityLink
+from dynasor_serve.tracker.grants import SchedulerLink
+from dynasor_serve.tracker.holdings import Holdings
+from dynasor_serve.tracker.servicer import TrackerServicer
+from dynasor_serve.tracker.settings import TrackerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class TrackerApp:
+    """The tracker process."""
+
+    def __init__(self, settings: TrackerSettings) -> None:
+        self._settings = settings
+        self._metrics = Metrics("tracker")
+        self._redis = connect(settings.redis_url)
+        log = ProgramLog(self._redis, final_ttl_seconds=settings.final_ttl_seconds)
+        self._engines = EngineClient(EngineTimeouts(settings.engine_connect_seconds, settings.engine_stall_seconds))
+        self._scheduler = SchedulerLink(settings.name, settings.schedulers)
+        self._equality = EqualityLink(settings.evaluator)
+        tools = DriverTools(
+            tracker=settings.name,
+            log=log,
+            engines=self._engines,
+            scheduler=self._scheduler,
+            equality=self._equality,
+            metrics=self._metrics,
+            retry_base_seconds=settings.retry_base_seconds,
+            max_text_characters=settings.max_text_characters,
+        )
+        self._holdings = Holdings(
+            self._redis,
+            log,
+            tools,
+            self._metrics,
+            address=settings.advertise or settings.listen,
+            max_programs=settings.max_programs,
+            lease_seconds=settings.lease_seconds,
+            claim_interval_seconds=settings.claim_interval_seconds,
+        )
+        self._scheduler.on_grant = self._holdings.take_grant
+        self._scheduler.running = lambda: self._holdings.running_calls
+        servicer = TrackerServicer(self._holdings)
+        self._server = GrpcServer(
+            address=settings.listen,
+            service_name=tracker_pb2.DESCRIPTOR.services_by_name["TrackerService"].full_name,
+            register=lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(servicer, server),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Listens, then claims programs."""
+        try:
+            await ping(self._redis)
+        except StateUnavailable as error:
+            raise StartError(str(error)) from error
+        metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
+        await self._server.start()
+        self._tasks = [
+            asyncio.create_task(self._scheduler.run()),
+            asyncio.create_task(self._equality.run()),
+            asyncio.create_task(self._holdings.run()),
+        ]
+        await self._server.set_serving(True)
+        logger.info("listening", extra={"port": self._server.port, "metrics_port": metrics_server.port})
+
+    async def failed(self) -> BaseException:
+        """Returns the error of the first background task that ends."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(iter(done)).exception() or RuntimeError("a background task ended")
+
+    async def drain(self) -> None:
+        """Programs finish or are handed back; no call is left in an engine."""
+        await self._server.set_serving(False)
+        await self._holdings.drain(self._settings.drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._engines.close()
+        await self._server.stop(grace_seconds=1.0)
+        await self._redis.aclose()

@@ -1,0 +1,213 @@
+"""The tracker's conversation with the active scheduler: wants and ended calls go out, grants come in.
+
+News is gathered and sent in batches: whatever changed since the last message, the newest want of a program alone. When
+the scheduler changes, everything is restated and no call is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import cycle
+
+import grpc
+
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
+from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
+from dynasor_serve.engines.client import Endpoint
+from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.programs.program import Program
+from dynasor_serve.programs.query import Branch, QueryClass, QueryId
+from dynasor_serve.rpc.channel import open_channel
+from dynasor_serve.scheduling.demand import CallEnd
+from dynasor_serve.tracker.calls import GrantedCall, RunningCall
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_CLASSES = {QueryClass.INTERACTIVE: 1, QueryClass.STANDARD: 2, QueryClass.BATCH: 3}  # as QueryClass on the wire
+_CALL_ENDS = {
+    CallEnd.FINISHED: pb.CALL_END_FINISHED,
+    CallEnd.CANCELLED: pb.CALL_END_CANCELLED,
+    CallEnd.WORKER_FAILED: pb.CALL_END_WORKER_FAILED,
+    CallEnd.NOT_STARTED: pb.CALL_END_NOT_STARTED,
+    CallEnd.REFUSED: pb.CALL_END_REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a program would run next."""
+
+    query_id: QueryId
+    program: Program
+    calls: tuple[tuple[Branch, str], ...]  # (branch, attempt)
+    remaining_knob: int
+
+
+class SchedulerLink:
+    """One tracker's link to the schedulers of its group."""
+
+    def __init__(self, tracker: str, addresses: Iterable[str]) -> None:
+        self._tracker = tracker
+        self._addresses = cycle(addresses)
+        self._wants: dict[QueryId, Wanted] = {}  # live program -> its newest want
+        self._news: dict[QueryId, Wanted] = {}  # wants not yet sent
+        self._ended: list[pb.EndedCall] = []
+        self._withdrawn: list[str] = []
+        self._wakeup = asyncio.Event()
+        self._highest_epoch = 0
+        self.on_grant: Callable[[GrantedCall], None] = _refuse_all
+        self.running: Callable[[], Iterable[RunningCall]] = tuple
+
+    # --- news from drivers ---
+
+    def want(self, wanted: Wanted) -> None:
+        """States what a program wants; unchanged wants without calls are not sent again."""
+        known = self._wants.get(wanted.query_id)
+        self._wants[wanted.query_id] = wanted
+        if known is not None and not wanted.calls and not known.calls:
+            return
+        self._news[wanted.query_id] = wanted
+        self._wakeup.set()
+
+    def ended(self, call: GrantedCall, end: CallEnd, tokens: int) -> None:
+        """A call ended, or its grant is returned."""
+        self._ended.append(
+            pb.EndedCall(
+                query_id=call.query_id, branch=call.branch, attempt=call.attempt, end=_CALL_ENDS[end], tokens=tokens
+            )
+        )
+        self._wakeup.set()
+
+    def withdraw(self, query_id: QueryId) -> None:
+        """The program is final or no longer this tracker's."""
+        if self._wants.pop(query_id, None) is not None:
+            self._news.pop(query_id, None)
+            self._withdrawn.append(query_id)
+            self._wakeup.set()
+
+    # --- the conversation ---
+
+    async def run(self) -> None:
+        """Talks to whichever scheduler is active until cancelled."""
+        pause = _SHORTEST_PAUSE_SECONDS
+        while True:
+            address = next(self._addresses)
+            try:
+                async with open_channel(address) as channel:
+                    await self._converse(channel)
+                pause = _SHORTEST_PAUSE_SECONDS
+            except _Connected as connected:
+                pause = _SHORTEST_PAUSE_SECONDS
+                logger.info("the scheduler hung up", extra={"scheduler": address, "cause": str(connected)})
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                logger.debug("no conversation with a scheduler", extra={"scheduler": address, "cause": str(error)})
+                pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+
+    async def _converse(self, channel: grpc.aio.Channel) -> None:
+        call = SchedulerServiceStub(channel).Coordinate()
+        sending: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await call.write(self._restatement())
+                await call.wait_for_connection()
+            sending = asyncio.create_task(self._send(call))
+            async for response in call:
+                for grant in response.grants:
+                    self._take(grant)
+            raise _Connected(f"{await call.code()}: {await call.details()}")
+        except grpc.aio.AioRpcError as error:
+            if sending is None:
+                raise
+            raise _Connected(error.details() or str(error.code())) from error
+        finally:
+            if sending is not None:
+                sending.cancel()
+            call.cancel()
+
+    async def _send(self, call: grpc.aio.StreamStreamCall[pb.CoordinateRequest, pb.CoordinateResponse]) -> None:
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            message = pb.CoordinateRequest(
+                wants=[_want_message(wanted) for wanted in self._news.values()],
+                ended=self._ended,
+                withdrawn=self._withdrawn,
+            )
+            self._forget_news()
+            try:
+                await call.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the reader hears it too; everything is restated
+
+    def _restatement(self) -> pb.CoordinateRequest:
+        message = pb.CoordinateRequest(
+            tracker=self._tracker,
+            wants=[_want_message(wanted) for wanted in self._wants.values()],
+            running=[
+                pb.RunningCall(
+                    query_id=call.granted.query_id,
+                    branch=call.branch,
+                    attempt=call.granted.attempt,
+                    worker=call.granted.worker,
+                    pool=call.granted.pool,
+                )
+                for call in self.running()
+            ],
+        )
+        self._forget_news()
+        return message
+
+    def _forget_news(self) -> None:
+        self._news.clear()
+        self._ended = []
+        self._withdrawn = []
+
+    def _take(self, grant: pb.Grant) -> None:
+        if grant.epoch < self._highest_epoch:
+            logger.warning("a grant of an old epoch is refused", extra={"query_id": grant.query_id, "pool": grant.pool})
+            return
+        self._highest_epoch = grant.epoch
+        self.on_grant(
+            GrantedCall(
+                query_id=QueryId(grant.query_id),
+                branch=Branch(grant.branch),
+                attempt=grant.attempt,
+                pool=grant.pool,
+                worker=grant.worker,
+                endpoint=Endpoint(grant.url, EngineKind(grant.engine)),
+                priority=grant.priority,
+            )
+        )
+
+
+class _Connected(Exception):
+    """A conversation ended that had begun."""
+
+
+def _refuse_all(call: GrantedCall) -> None:
+    raise RuntimeError("no one takes grants yet; set on_grant before run")
+
+
+def _want_message(wanted: Wanted) -> pb.ProgramWant:
+    program = wanted.program
+    query = program.query
+    return pb.ProgramWant(
+        query_id=wanted.query_id,
+        pool=program.pool,
+        calls=[pb.WantedCall(branch=branch, attempt=attempt) for branch, attempt in wanted.calls],
+        query_class=_CLASSES[query.query_class],
+        tenant=query.tenant,
+        remaining_knob=wanted.remaining_knob,
+        mean_tokens_per_branch=program.mean_tokens_per_branch,
+        accepted_at_ms=program.accepted_at_ms,
+        deadline_ms=program.deadline_ms,
+        tokens_spent=program.ledger.spent,
+        algorithm=program.algorithm.name,
+    )

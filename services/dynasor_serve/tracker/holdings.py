@@ -1,0 +1,272 @@
+"""The programs that this tracker owns: claimed, kept alive by lease, handed back.
+
+Three loops: claims (new programs announce themselves, ended leases are looked for), renewals, and work notices (a
+cancel of a program that is owned here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.programs.events import Accepted, Finished, Outcome, Phase, ProgramError, StopReason
+from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.query import QueryId
+from dynasor_serve.state import keys
+from dynasor_serve.state.keys import Shard
+from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
+from dynasor_serve.state.records import CorruptRecord, Record, decode
+from dynasor_serve.state.redis_client import StateFull, StateUnavailable
+from dynasor_serve.telemetry import metrics as catalogue
+from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.calls import GrantedCall, RunningCall
+from dynasor_serve.tracker.clock import unix_ms
+from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
+from dynasor_serve.scheduling.demand import CallEnd
+
+logger = logging.getLogger(__name__)
+
+_MOST_CLAIMED_AT_ONCE = 64
+_RECONNECT_SECONDS = 0.2
+
+
+class Holdings:
+    """All drivers of one tracker."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        log: ProgramLog,
+        tools: DriverTools,
+        metrics: Metrics,
+        *,
+        address: str,
+        max_programs: int,
+        lease_seconds: float,
+        claim_interval_seconds: float,
+    ) -> None:
+        self._redis = redis
+        self._log = log
+        self._tools = tools
+        self._metrics = metrics
+        self._address = address
+        self._max_programs = max_programs
+        self._lease_seconds = lease_seconds
+        self._claim_interval_seconds = claim_interval_seconds
+        self._drivers: dict[QueryId, ProgramDriver] = {}
+        self._to_claim: set[Shard] = set(keys.SHARDS)  # shards that may hold work
+        self._wakeup = asyncio.Event()
+        self._is_draining = False
+        self._emptied = asyncio.Event()
+
+    @property
+    def running_calls(self) -> Iterable[RunningCall]:
+        """Every open call, for a restatement."""
+        return [call for driver in self._drivers.values() for call in driver.calls.values()]
+
+    def driver(self, query_id: QueryId) -> ProgramDriver | None:
+        """The driver of an owned program."""
+        return self._drivers.get(query_id)
+
+    def take_grant(self, call: GrantedCall) -> None:
+        """Hands a grant to its program; one for a program that is gone goes back."""
+        driver = self._drivers.get(call.query_id)
+        if driver is None:
+            self._tools.scheduler.ended(call, CallEnd.NOT_STARTED, 0)
+        else:
+            driver.grant(call)
+
+    # --- loops ---
+
+    async def run(self) -> None:
+        """Claims, renews and listens until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._claim_forever())
+            loops.create_task(self._renew_forever())
+            loops.create_task(self._listen_forever())
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Claims nothing more, lets programs finish within the grace and hands the rest back."""
+        self._is_draining = True
+        if self._drivers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._emptied.wait()
+        for shard, drivers in self._by_shard().items():
+            held = [driver.holding for driver in drivers]
+            for driver in drivers:
+                driver.abandon()
+            try:
+                released = await self._log.release(shard, self._tools.tracker, held)
+                logger.info("programs are handed back", extra={"programs": released})
+            except (StateUnavailable, StateFull) as error:
+                logger.warning("programs keep their lease until it ends", extra={"cause": str(error)})
+
+    async def _claim_forever(self) -> None:
+        adopt_own = True
+        while True:
+            shards, self._to_claim = self._to_claim, set()
+            try:
+                for shard in sorted(shards, key=lambda _: random.random()):
+                    await self._claim(shard, adopt_own)
+                adopt_own = False
+            except (StateUnavailable, StateFull) as error:
+                self._to_claim |= shards
+                logger.warning("programs cannot be claimed", extra={"cause": str(error)})
+                await asyncio.sleep(_RECONNECT_SECONDS)
+                continue
+            if not self._to_claim:
+                await self._next_look()
+
+    async def _next_look(self) -> None:
+        """Waits for a notice; without one, all shards are looked at after the interval: leases end silently."""
+        self._wakeup.clear()
+        try:
+            async with asyncio.timeout(self._claim_interval_seconds * random.uniform(0.8, 1.2)):
+                await self._wakeup.wait()
+        except TimeoutError:
+            self._to_claim |= set(keys.SHARDS)
+
+    async def _claim(self, shard: Shard, adopt_own: bool) -> None:
+        while not self._is_draining:
+            limit = min(_MOST_CLAIMED_AT_ONCE, self._max_programs - len(self._drivers))
+            if limit <= 0:
+                return
+            claims = await self._log.claim(
+                shard,
+                tracker=self._tools.tracker,
+                address=self._address,
+                limit=limit,
+                lease_ms=round(self._lease_seconds * 1000),
+                adopt_own=adopt_own,
+            )
+            for claim in claims:
+                await self._begin(claim)
+            adopt_own = adopt_own and len(claims) == limit
+            if len(claims) < limit:
+                return
+
+    async def _begin(self, claim: Claim) -> None:
+        former = self._drivers.get(claim.query_id)
+        if former is not None:  # its lease had ended and came back to us
+            former.abandon()
+        try:
+            driver = ProgramDriver(claim, self._tools, self._forget)
+        except (CorruptRecord, InvalidRule, ValueError) as error:
+            await self._fail_unreadable(claim, error)
+            return
+        self._drivers[claim.query_id] = driver
+        driver.start()
+
+    async def _fail_unreadable(self, claim: Claim, error: Exception) -> None:
+        """Ends a program whose log this tracker cannot fold, where at least its first record can be read."""
+        logger.error("a program cannot be read", extra={"query_id": claim.query_id, "cause": str(error)})
+        try:
+            accepted = decode(claim.lines[0]).event
+        except CorruptRecord:
+            return  # its lease lapses; a newer release may read it
+        if not isinstance(accepted, Accepted):
+            return
+        now = unix_ms()
+        outcome = Outcome(
+            phase=Phase.FAILED,
+            stop_reason=StopReason.FAILED,
+            stop_detail=str(error),
+            rule=accepted.query.rule,
+            answer=None,
+            text="",
+            certaindex=0.0,
+            samples=0,
+            votes=(),
+            ledger=Ledger(),
+            latency_seconds=(now - accepted.accepted_at_ms) / 1000,
+            error=ProgramError("PROGRAM_UNREADABLE", f"the tracker cannot run this query: {error}"),
+        )
+        await self._log.finish(
+            Holding(claim.query_id, claim.epoch, 0),
+            self._tools.tracker,
+            accepted.query.tenant,
+            len(claim.lines),
+            [Record(Finished(outcome), now)],
+            Phase.FAILED,
+        )
+
+    async def _renew_forever(self) -> None:
+        """Renews all leases six times per lease; gives up what could not be renewed for two thirds of one."""
+        loop = asyncio.get_running_loop()
+        renewed: dict[QueryId, float] = {}  # program -> when its last successful renewal was asked for [s]
+        while True:
+            await asyncio.sleep(self._lease_seconds / 6 * random.uniform(0.8, 1.0))
+            for shard, drivers in self._by_shard().items():
+                asked = loop.time()
+                held = [driver.holding for driver in drivers]
+                try:
+                    lengths = await self._log.renew(shard, self._tools.tracker, round(self._lease_seconds * 1000), held)
+                except (StateUnavailable, StateFull) as error:
+                    logger.warning("leases cannot be renewed", extra={"cause": str(error)})
+                    for driver in drivers:
+                        if asked - renewed.setdefault(driver.query_id, driver.claimed_at) > self._lease_seconds * 2 / 3:
+                            self._lose(driver, "could not be renewed")
+                    continue
+                for driver, length in zip(drivers, lengths, strict=True):
+                    renewed[driver.query_id] = asked
+                    if length < 0 and not driver.is_over:
+                        self._lose(driver, "is another tracker's")
+                    elif length > driver.length:
+                        driver.catch_up()
+            renewed = {query_id: time for query_id, time in renewed.items() if query_id in self._drivers}
+            self._metrics.set(catalogue.PROGRAMS, len(self._drivers), state="running")
+
+    async def _listen_forever(self) -> None:
+        """Hears which shards have work, and which owned programs were asked to stop."""
+        channels = {keys.work_channel(shard): shard for shard in keys.SHARDS}
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(*channels)
+                    self._look_everywhere()
+                    async for message in subscription.listen():
+                        query_id = QueryId(message["data"].decode())
+                        driver = self._drivers.get(query_id)
+                        if driver is not None:
+                            driver.catch_up()
+                        else:
+                            self._to_claim.add(channels[message["channel"].decode()])
+                            self._wakeup.set()
+            except RedisError as error:
+                logger.warning("notices are not heard", extra={"cause": str(error)})
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _look_everywhere(self) -> None:
+        """After a reconnect notices may have been missed."""
+        self._to_claim |= set(keys.SHARDS)
+        self._wakeup.set()
+        for driver in list(self._drivers.values()):
+            driver.catch_up()
+
+    def _lose(self, driver: ProgramDriver, how: str) -> None:
+        logger.warning("a lease %s", how, extra={"query_id": driver.query_id})
+        self._metrics.increment(catalogue.LEASE_LOSSES)
+        driver.abandon()
+
+    def _forget(self, driver: ProgramDriver) -> None:
+        if self._drivers.get(driver.query_id) is driver:
+            del self._drivers[driver.query_id]
+            if not self._drivers:
+                self._emptied.set()
+            if len(self._drivers) == self._max_programs - 1:
+                self._wakeup.set()  # there is room again
+
+    def _by_shard(self) -> dict[Shard, list[ProgramDriver]]:
+        shards: defaultdict[Shard, list[ProgramDriver]] = defaultdict(list)
+        for driver in self._drivers.values():
+            shards[keys.shard_of(driver.query_id)].append(driver)
+        return dict(shards)
