@@ -19,6 +19,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+# What Kubernetes adds to the environment of every pod for a Service named `dynasor-gateway`; not meant for us.
+_SERVICE_LINK_ENDINGS = ("SERVICE_HOST", "SERVICE_PORT", "_PORT", "_TCP", "_PROTO", "_ADDR")
+
 
 class ProcessSettings(BaseSettings):
     """What every process is told. Subclasses set `env_prefix` and add their own fields."""
@@ -72,7 +75,8 @@ class StatefulSettings(ProcessSettings):
 def _refuse_unknown_environment(prefix: str, fields: set[str]) -> None:
     known = {f"{prefix}{field.upper()}" for field in fields} | {f"{prefix}CONFIG_FILE"}
     for variable in os.environ:
-        if variable.startswith(prefix) and variable.upper() not in known:
+        is_service_link = variable.endswith(_SERVICE_LINK_ENDINGS)
+        if variable.startswith(prefix) and variable.upper() not in known and not is_service_link:
             close = difflib.get_close_matches(variable, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
             raise ValueError(f"unknown environment variable {variable}{hint}")
