@@ -6,7 +6,8 @@
 One JSON object per question, in the project's trace format, with the exact `prompt`, the `question`, its `answer_type`
 and how it was sampled, and for each sample the raw `text`, `finish_reason` and the tokens' log-probabilities beside
 `answer`, `correct`, `tokens`, `in_tokens` and `time_s`. Answers are read and compared by `certaindex.answers`, as in
-live programs. Each sample is a request of its own, in recorded order, and none carries a seed: on a CPU a seed ends vLLM.
+live programs. Each sample is a request of its own, in the order of asking, and none carries a seed: on a CPU a seed
+ends vLLM.
 """
 
 from __future__ import annotations

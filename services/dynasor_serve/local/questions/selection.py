@@ -2,9 +2,9 @@
 
     python -m dynasor_serve.local.questions.selection
 
-Run after `record`. A demonstration needs questions that the model settles at once, questions over which it splits, and a few
-of which it is sure and wrong (certainty is no proof). The choice is a function of the trace alone: the same file
-gives the same questions.
+Run after `record`. A demonstration needs questions that the model settles at once, questions over which it splits,
+and a few of which it is sure and wrong (certainty is no proof). The choice is a function of the trace alone: the same
+file gives the same questions.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def select(
 ) -> list[Vote]:
     """The chosen votes, most certain first.
 
-    Of the right ones, those nearest to points spread evenly from the least to the greatest certainty; of the wrong ones,
-    the most certain. Ties go to the smaller id.
+    Of the right ones, those nearest to points spread evenly from the least to the greatest certainty; of the wrong
+    ones, the most certain. Ties go to the smaller id.
     """
     ordered = sorted(votes, key=lambda one: (-one.certainty, one.question_id))
     wrong = [one for one in ordered if not one.majority_is_right and one.majority is not None]
