@@ -1,0 +1,119 @@
+"""`python -m dynasor_serve.evaluator.equality_worker PARENT_PID MEMORY_BYTES`: decides pairs of answers, one by one.
+
+Started by `equality_pool` and by nobody else. Reads one JSON object per line, `{"id", "left", "right", "seconds"}`, and
+writes one, `{"id", "equal"}`; the first line that it writes is `{"ready": true}`. What it reads was written by a model
+and may be hostile, so it holds nothing worth having, its memory and its CPU time are limited, it dies with its parent,
+and the pool kills it when it is late.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from math import ceil
+from typing import Any, Final
+
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import And
+from sympy.core.relational import Relational
+from sympy.sets import Set
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# Decimal places in which two decimals must agree. math-verify's own 6 takes 0.0000001 and 0.0000002 for equal.
+_FLOAT_PLACES: Final = 12
+# The first of its kind loads parts of sympy; this is done before an answer waits for it.
+_WARM_UP: Final = (("(x+1)^2", "x^2+2x+1"), (r"\frac{\pi}{2}", r"\pi\cdot0.5"), ("(1,2)", "[1,2]"), (r"\sqrt{2}", "2"))
+
+
+def main() -> None:
+    """Answer until the standard input ends."""
+    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
+    logging.disable(logging.CRITICAL)
+    # Whatever a library prints goes to the standard error; the pipe carries answers only.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for left, right in _WARM_UP:
+        decide(left, right)
+    answers.write('{"ready": true}\n')
+    answers.flush()
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        _allow_seconds_of_cpu(request["seconds"])
+        try:
+            equal, worn_out = decide(request["left"], request["right"]), False
+        except MemoryError:
+            equal, worn_out = None, True  # what is left of the libraries' state is not to be trusted
+        answers.write(json.dumps({"id": request["id"], "equal": equal}) + "\n")
+        answers.flush()
+        if worn_out:
+            return
+
+
+def decide(left: str, right: str) -> bool | None:
+    """Return whether two LaTeX expressions are equal; None if one cannot be read, or the comparison fails.
+
+    False also stands for pairs that algebra did not prove equal.
+
+    Raises:
+        MemoryError: the process should be replaced.
+    """
+    try:
+        first, second = _read(left), _read(right)
+        if first is None or second is None:
+            return None
+        return _equal(first, second) or (_is_relation(first, second) and _equal(second, first))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - the parser and the algebra raise whatever hostile input makes them raise
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read(latex: str) -> Any | None:  # sympy has no types
+    """Return the expression as sympy understands it, or None."""
+    # Its own limit of time is a signal that long integer arithmetic does not notice; the pool keeps the time.
+    found = parse(f"${latex}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
+    return next((expression for expression in found if not isinstance(expression, str)), None)
+
+
+def _equal(gold: Any, answer: Any) -> bool:
+    return bool(verify(gold, answer, float_rounding=_FLOAT_PLACES, timeout_seconds=None, raise_on_error=True))
+
+
+def _is_relation(*expressions: Any) -> bool:
+    """Whether `verify` may say one thing for (a, b) and another for (b, a): `1 < x < 2` and `(1, 2)`."""
+    return any(isinstance(expression, Relational | And | Set) for expression in expressions)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the one that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that took effect
+        sys.exit(1)
+
+
+def _limit(what: int, amount: int) -> None:
+    with suppress(ValueError, OSError):  # the machine's own limit is lower, or it knows no such limit
+        resource.setrlimit(what, (amount, amount))
+
+
+def _allow_seconds_of_cpu(seconds: float) -> None:
+    """Let this process end itself if the pool is not there to do it. A process's limit counts from its start."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    soft = ceil(spent.ru_utime + spent.ru_stime + seconds) + 1
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+if __name__ == "__main__":
+    main()

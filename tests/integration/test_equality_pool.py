@@ -1,0 +1,260 @@
+"""The equality pool with real worker processes and real algebra."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dynasor_serve.evaluator import equality_pool
+from dynasor_serve.evaluator.equality_pool import EqualityPool, EqualityPoolClosed
+
+HOSTILE = [
+    "9^{9^{9^9}}",
+    r"\frac{" * 100 + "1" + "}{2}" * 100,
+    "{" * 400 + "x" + "}" * 400,
+    "(" * 900,
+    r"\sum_{k=1}^{10^{12}} \frac{1}{k^k}",
+    r"(x+1)^{10000}(y+1)^{10000}",
+    r"\int_0^1 x^{x^{x^x}} dx",
+    "(10^{10})!",
+    r"\sqrt{" * 150 + "2" + "}" * 150,
+    "__import__('os').system('touch hostile')",
+    "\x00\u202e\ud800",
+]
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[EqualityPool]:
+    async with EqualityPool(workers=1, timeout_seconds=5.0) as running:
+        yield running
+
+
+def workers_of(parent: int) -> list[int]:
+    """Return the worker processes among the children of a process."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+            command = (status.parent / "cmdline").read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == parent and fields[0] != "Z" and "equality_worker" in command:
+            found.append(int(status.parent.name))
+    return found
+
+
+async def until(condition: object, seconds: float = 20.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the kernel sets no event
+            await asyncio.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())  # empty: it has ended and waits for its parent
+    except OSError:
+        return False
+
+
+def evaluated() -> bool:
+    """Whether the Python among the hostile answers was run."""
+    return Path("hostile").exists()
+
+
+def proc_file(process: int, name: str) -> str:
+    return Path(f"/proc/{process}/{name}").read_text()
+
+
+@pytest.mark.parametrize(
+    ("equal", "unequal"),
+    [
+        (
+            [
+                (r"\frac{1}{2}", "0.5"),
+                (r"2\pi", r"\pi\cdot 2"),
+                ("(x+1)^2", "x^2+2x+1"),
+                (r"(3,\frac{\pi}{2})", r"\left( 3, \frac{\pi}{2} \right)"),
+                (r"(3,\frac{\pi}{2})", r"(3,\frac{2\pi}{4})"),
+                (r"\sqrt{25}", "5"),
+                ("2^{10}", "1024"),
+                (r"\{1,2\}", r"\{2,1\}"),
+                ("1<x<2", "(1,2)"),
+                ("(1,2)", "1<x<2"),
+                (r"\sin^2 x+\cos^2 x", "1"),
+                (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\\frac{4}{2}\end{pmatrix}"),
+                ("x=5", "5"),
+            ],
+            [
+                ("5", r"500\%"),
+                ("x+1", "x+2"),
+                ("(1,2)", "(2,1)"),
+                ("(1,2)", "[1,2]"),
+                (r"10^{-13}\pi", r"2\cdot 10^{-13}\pi"),
+                ("0.333333", r"\frac{\pi}{3\pi}"),
+                (r"\text{even}", r"\text{odd}"),
+                ("2^3", "2"),
+            ],
+        )
+    ],
+)
+async def test_decisions(pool: EqualityPool, equal: list[tuple[str, str]], unequal: list[tuple[str, str]]) -> None:
+    decisions = await pool.decide([*equal, *unequal])
+    wrong = [
+        (pair, decision)
+        for pair, decision, expected in zip(
+            [*equal, *unequal], decisions, [True] * len(equal) + [False] * len(unequal), strict=True
+        )
+        if decision is not expected
+    ]
+    assert not wrong
+
+
+async def test_what_means_nothing_is_undecided(pool: EqualityPool) -> None:
+    assert await pool.decide(
+        [("(((", "x+1"), (r"\text{}", r"\text{}"), ("x" * 2000, "x+1"), (r"\frac{1}{0}", "x+1")]
+    ) == [
+        None,
+        None,
+        None,
+        None,
+    ]
+
+
+async def test_an_empty_batch(pool: EqualityPool) -> None:
+    assert await pool.decide([]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_hostile_answers_are_bounded_and_the_pool_lives_on() -> None:
+    restarts: list[None] = []
+    async with EqualityPool(
+        timeout_seconds=1.0, memory_bytes=1 << 29, on_restart=lambda: restarts.append(None)
+    ) as pool:
+        await pool.decide([("x", "x+y")])  # wait until it is warm
+        started = time.monotonic()
+        decisions = await pool.decide([(hostile, "x+1") for hostile in HOSTILE])
+        elapsed = time.monotonic() - started
+        assert all(decision in (None, False) for decision in decisions)
+        # Each costs at most its second and a new worker, and never a second attempt.
+        assert elapsed < len(HOSTILE) * 1.0 + len(restarts) * 8.0
+        assert await pool.decide([("x+y", "y+x")]) == [True]
+        again = time.monotonic()
+        assert await pool.decide([(hostile, "x+1") for hostile in HOSTILE]) == decisions
+        assert time.monotonic() - again < 0.5, "what cannot be decided is remembered too"
+    assert not evaluated()
+
+
+async def test_a_worker_killed_at_work_is_replaced_and_asked_again() -> None:
+    restarts: list[None] = []
+    async with EqualityPool(timeout_seconds=20.0, on_restart=lambda: restarts.append(None)) as pool:
+        await pool.decide([("x", "x+y")])
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGSTOP)  # so that it is certainly at work when it dies
+        asking = asyncio.create_task(pool.decide([("(x+1)^2", "x^2+2x+1")]))
+        await asyncio.sleep(0.1)
+        os.kill(worker, signal.SIGKILL)
+        assert await asyncio.wait_for(asking, 30) == [True]
+        assert len(restarts) == 1
+        assert workers_of(os.getpid()) != [worker]
+
+
+async def test_a_worker_that_stops_is_late() -> None:
+    async with EqualityPool(timeout_seconds=0.5) as pool:
+        await pool.decide([("x", "x+y")])
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGSTOP)
+        assert await asyncio.wait_for(pool.decide([("x+z", "z+x+0")]), 5) == [None]
+        assert await asyncio.wait_for(pool.decide([("x+w", "w+x+0")]), 30) == [True]
+
+
+async def test_decisions_are_remembered_whichever_way_round(pool: EqualityPool) -> None:
+    pair = ("(x+1)^2", "x^2+2x+1")
+    assert await pool.decide([pair]) == [True]
+    (worker,) = workers_of(os.getpid())
+    os.kill(worker, signal.SIGSTOP)  # it cannot be asked again
+    assert await asyncio.wait_for(pool.decide([pair, pair[::-1], ("$(x+1)^{2}$", "x^2 + 2x + 1")]), 1) == [True] * 3
+
+
+async def test_concurrent_callers_share_a_pair_and_cancelling_one_harms_no_other(pool: EqualityPool) -> None:
+    calls = [asyncio.create_task(pool.decide([("x+y", "y+x"), (f"x+{n}", f"{n}+x")])) for n in range(20)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes[0], asyncio.CancelledError)
+    assert outcomes[1:] == [[True, True]] * 19
+
+
+async def test_more_pairs_than_there_is_room_for() -> None:
+    async with EqualityPool(waiting_pairs=2) as pool:
+        decisions = await pool.decide([(f"x+{n}", f"{n}+x") for n in range(20)])
+        assert decisions == [True] * 20
+
+
+async def test_a_closed_pool_leaves_nothing_behind_and_nobody_waiting() -> None:
+    pool = EqualityPool(workers=2, waiting_pairs=1)
+    with pytest.raises(EqualityPoolClosed):
+        await pool.decide([("x", "y+1")])
+    await pool.start()
+    await until(lambda: len(workers_of(os.getpid())) == 2)
+    waiting = [asyncio.create_task(pool.decide([(f"x+{n}", f"{n}+x"), ("a+b", "b+a")])) for n in range(4)]
+    await asyncio.sleep(0.05)
+    await pool.close()
+    await pool.close()
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [[None, None]] * 4
+    assert workers_of(os.getpid()) == []
+    with pytest.raises(EqualityPoolClosed):
+        await pool.decide([("x", "y+1")])
+
+
+async def test_a_worker_that_cannot_start_leaves_pairs_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equality_pool, "_WORKER_MODULE", "dynasor_serve.no_such_module")
+    async with EqualityPool() as pool:
+        assert await asyncio.wait_for(pool.decide([("x", "y+1"), ("5", "7")]), 20) == [None, False]
+
+
+PARENT = """
+import asyncio, sys
+from dynasor_serve.evaluator.equality_pool import EqualityPool
+
+async def main():
+    async with EqualityPool() as pool:
+        await pool.decide([("x", "x+y")])
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+@pytest.mark.fault
+async def test_workers_die_with_a_parent_that_is_killed() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    assert parent.stdout is not None
+    assert await asyncio.wait_for(parent.stdout.readline(), 30) == b"ready\n"
+    (worker,) = workers_of(parent.pid)
+    parent.kill()
+    await parent.wait()
+    await until(
+        lambda: not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes()
+    )
+
+
+async def test_a_worker_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNASOR_REDIS_PASSWORD", "do not tell")
+    async with EqualityPool() as pool:
+        await pool.decide([("x", "x+y")])
+        (worker,) = workers_of(os.getpid())
+        environment, limits = proc_file(worker, "environ"), proc_file(worker, "limits")
+    assert "do not tell" not in environment
+    assert str(1 << 30) in next(line for line in limits.splitlines() if line.startswith("Max address space"))
