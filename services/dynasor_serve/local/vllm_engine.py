@@ -171,6 +171,7 @@ def serve_command(options: VllmOptions, engine: EngineChoice, port: int) -> list
         "--enable-prefix-caching",
         "--enable-request-id-headers",
         "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
         *("--shutdown-timeout", str(options.shutdown_timeout_seconds)),
         *(cpu_only if engine.runs_on_cpu else []),
         *options.extra_args,

@@ -167,6 +167,30 @@ async def record(
     return [task.result() for task in tasks]
 
 
+def rejudged(records: Iterable[RecordFields], questions: Iterable[Question], style: PromptStyle) -> list[RecordFields]:
+    """The records of these questions with every answer read again from its text: golds or reading have changed.
+
+    Raises:
+        ValueError: A question has no record, or its record was asked in other words: record it again.
+    """
+    recorded = {entry["question_id"]: entry for entry in records}
+    result = []
+    for question in questions:
+        entry = recorded.get(question.id)
+        if entry is None or entry["prompt"] != style.prompt(question.question):
+            raise ValueError(f"{question.id} has no answers recorded to its present prompt: record it again")
+        entry["gold"], entry["answer_type"] = question.gold, str(question.answer_type)
+        for one in entry["samples"]:
+            one["answer"], one["correct"] = judged(one["text"], question)
+        result.append(entry)
+    return result
+
+
+def read_trace(path: Path) -> list[RecordFields]:
+    """The records of a file that `write_trace` wrote."""
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+
+
 def write_trace(records: Iterable[RecordFields], path: Path) -> None:
     """Writes gzip JSON Lines; equal records give equal bytes."""
     lines = "".join(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n" for entry in records)
@@ -178,20 +202,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry of `python -m dynasor_serve.local.questions.record`."""
     parser = argparse.ArgumentParser(prog="python -m dynasor_serve.local.questions.record", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--base-url", required=True, help="root of the engine, such as http://127.0.0.1:8000")
-    parser.add_argument("--model", required=True, help="the served model's name; it is written into the trace")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--base-url", help="root of the engine, such as http://127.0.0.1:8000")
+    source.add_argument("--rejudge", action="store_true", help="ask nobody; read the answers in --out again")
+    parser.add_argument("--model", default="smollm2-135m", help="the served model's name; it is written into the trace")
     parser.add_argument("--style", choices=sorted(STYLES), default="short-answer", help="how the questions are asked")
     parser.add_argument("--questions", type=Path, help="question file; without one, the style's own")
     parser.add_argument("--samples", type=int, default=16, help="answers to each question")
     parser.add_argument("--concurrency", type=int, default=16, help="requests under way at once")
     parser.add_argument("--out", type=Path, required=True, help="the trace to write (.jsonl.gz)")
     chosen = parser.parse_args(arguments)
+    questions, style = read_questions(chosen.questions or QUESTIONS_OF_STYLE[chosen.style]), STYLES[chosen.style]
+    if chosen.rejudge:
+        write_trace(rejudged(read_trace(chosen.out), questions, style), chosen.out)
+        return
     records = asyncio.run(
         record(
-            read_questions(chosen.questions or QUESTIONS_OF_STYLE[chosen.style]),
+            questions,
             base_url=chosen.base_url,
             model=chosen.model,
-            style=STYLES[chosen.style],
+            style=style,
             samples=chosen.samples,
             concurrency=chosen.concurrency,
             report=lambda line: print(line, file=sys.stderr, flush=True),

@@ -38,14 +38,17 @@ class Vote:
     """The answer with the most votes, the one seen first among equals; None if no sample has one."""
     majority_votes: int
     majority_is_right: bool
+    majority_echoes_question: bool
+    """The majority only repeats words of the question ("capital of Poland" – "Poland"): no mistake worth showing."""
     mean_tokens: float
 
 
-def vote(question_id: str, samples: Sequence[dict[str, Any]], votes: int = VOTES) -> Vote:
+def vote(question_id: str, question: str, samples: Sequence[dict[str, Any]], votes: int = VOTES) -> Vote:
     """The vote of the first samples of a record.
 
     Args:
         question_id: Of the record.
+        question: Its text.
         samples: As in the trace format.
         votes: How many count.
 
@@ -64,6 +67,7 @@ def vote(question_id: str, samples: Sequence[dict[str, Any]], votes: int = VOTES
         majority=majority,
         majority_votes=majority_votes,
         majority_is_right=any(sample["answer"] == majority and sample["correct"] for sample in counted),
+        majority_echoes_question=majority is not None and majority in question.casefold(),
         mean_tokens=round(sum(sample["tokens"] for sample in counted) / votes, 1),
     )
 
@@ -74,10 +78,11 @@ def select(
     """The chosen votes, most certain first.
 
     Of the right ones, those nearest to points spread evenly from the least to the greatest certainty; of the wrong
-    ones, the most certain. Ties go to the smaller id.
+    ones, the most certain that do not merely echo the question. Ties go to the smaller id.
     """
     ordered = sorted(votes, key=lambda one: (-one.certainty, one.question_id))
-    wrong = [one for one in ordered if not one.majority_is_right and one.majority is not None]
+    wrong = [one for one in ordered if not one.majority_is_right and not one.majority_echoes_question]
+    wrong = [one for one in wrong if one.majority is not None]
     chosen = spread([one for one in ordered if one.majority_is_right], right) + wrong[:confidently_wrong]
     return sorted(chosen, key=lambda one: (-one.certainty, one.question_id))
 
@@ -101,7 +106,7 @@ def read_votes(trace: Path) -> list[Vote]:
     """The vote of every record in a trace."""
     with gzip.open(trace, "rt", encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
-    return [vote(record["question_id"], record["samples"]) for record in records]
+    return [vote(record["question_id"], record["question"], record["samples"]) for record in records]
 
 
 def table(votes: Iterable[Vote], chosen: Iterable[Vote] = ()) -> str:
