@@ -83,11 +83,13 @@ class PoolDirectory:
 
     async def _refresh(self) -> None:
         async with self._refreshing:
-            if time.monotonic() - self._refreshed_at < _SHORTEST_REFRESH_SECONDS:
-                return
+            await asyncio.sleep(self._refreshed_at + _SHORTEST_REFRESH_SECONDS - time.monotonic())
             for channel in self._channels:
                 try:
-                    response = await SchedulerServiceStub(channel).ListPools(pb.ListPoolsRequest(), timeout=_CALL_SECONDS)
+                    # A scheduler that starts or restarts is waited for: a refusal would be the caller's trouble.
+                    response = await SchedulerServiceStub(channel).ListPools(
+                        pb.ListPoolsRequest(), timeout=_CALL_SECONDS, wait_for_ready=True
+                    )
                 except grpc.aio.AioRpcError as error:
                     logger.debug("a scheduler does not list pools", extra={"cause": error.details()})
                     continue

@@ -79,13 +79,16 @@ class GrpcServer:
 
 
 class _TypedErrors:
-    """Passes handlers on to a server, wrapped so that errors leave as typed statuses and never as stack traces."""
+    """Passes handlers on to a server, wrapped so that errors leave as typed statuses and never as stack traces.
+
+    Generated code registers each service twice, by both of these methods; the second names its methods one by one.
+    """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        self._server.add_generic_rpc_handlers(handlers)
+        """Leaves it to the other registration."""
 
     def add_registered_method_handlers(self, service_name: str, handlers: dict[str, Any]) -> None:
         wrapped = {name: _wrapped(handler) for name, handler in handlers.items()}

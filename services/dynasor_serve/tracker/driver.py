@@ -1,8 +1,9 @@
-"""One program's life at its tracker: fold events, append them, then make the world follow.
+"""One program's life at its tracker: fold events, make the world follow, append.
 
-Every arrival goes the same way: `post` → `_advance` (fold, verdict, cancel siblings, append) → `_act` (want calls, ask
-the evaluator). The verdict is reached before anything is awaited; cancelling before the append is safe, because a
-cancelled call can only lose work. `holdings` makes drivers from claims and ends them.
+Every arrival goes the same way. `post` folds it at once, so the verdict never waits for a hop: siblings are cancelled
+before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act` states what is wanted
+next, and `_append_pending` makes the events durable; nobody sees an answer before that, and a crash in between only
+repeats calls. `holdings` makes drivers from claims and ends them.
 """
 
 from __future__ import annotations
@@ -69,19 +70,20 @@ class ProgramDriver:
         records = claim.records()
         self.query_id: QueryId = claim.query_id
         self.epoch = claim.epoch
-        self.program: Program = fold_log(record.event for record in records)
-        self.length = len(records)  # of the log, as far as it has been folded
+        self.program: Program = fold_log(record.event for record in records)  # pending records included
+        self.length = len(records)  # of the log, as far as it is known here
         self.calls: dict[Branch, RunningCall] = {}
         self.listeners: set[TextListener] = set()
         self.claimed_at = asyncio.get_running_loop().time()  # seconds, monotonic
         self.is_over = False
         self._tools = tools
         self._on_end = on_end
-        self._inbox: list[Event] = []
+        self._logged = self.program  # the fold of the log alone
+        self._pending: list[Record] = []  # folded, not yet in the log
         self._is_behind = False  # somebody else appended; read before the next step
+        self._will_act = False
         self._pump: asyncio.Task[None] | None = None
         self._starts: dict[Branch, int] = {}  # branch -> calls started here
-        self._ending: set[Branch] = set()  # branches whose call has ended and whose event is not folded yet
         self._resting: dict[Branch, asyncio.TimerHandle] = {}  # branch -> the end of its pause between attempts
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
         self._cancelled: list[tuple[int, int]] = []  # (completion, prompt) tokens of calls cancelled by the verdict
@@ -103,10 +105,21 @@ class ProgramDriver:
             self._act()
 
     def post(self, event: Event) -> None:
-        """Something happened; it is folded before anything else is awaited."""
-        if not self.is_over:
-            self._inbox.append(event)
-            self._kick()
+        """Something happened. The verdict on it is reached here, and siblings are cancelled here."""
+        if self.is_over:
+            return
+        folded = fold(self.program, event)
+        if folded is self.program:  # a repetition
+            return
+        self.program = folded
+        assessment = folded.assessment
+        self._pending.append(Record(event, unix_ms(), assessment.samples, assessment.certaindex))
+        if folded.stop is not None:
+            self._close_calls()
+        elif not self._will_act:
+            self._will_act = True  # once for all that arrives in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._act)
+        self._kick()
 
     def catch_up(self) -> None:
         """Somebody appended to the log: read it."""
@@ -142,110 +155,88 @@ class ProgramDriver:
         self._close_calls()
         self._end()
 
-    # --- from event to append ---
+    # --- from event to log ---
 
     def _kick(self) -> None:
         if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._pump_inbox())
+            self._pump = asyncio.create_task(self._append_pending())
 
-    async def _pump_inbox(self) -> None:
-        try:
-            while not self.is_over and (self._inbox or self._is_behind or self.program.stop is not None):
-                await self._advance()
-                self._act()
-        except Exception:
-            logger.exception("a program is dropped; its lease will lapse", extra={"query_id": self.query_id})
-            self.abandon()
-
-    async def _advance(self) -> None:
-        """Folds what has come in and appends it, with the final record where it settles the program."""
-        tools = self._tools
-        events: list[Event] = []
-        while not self.is_over:
+    async def _append_pending(self) -> None:
+        """Appends until nothing is pending, with the final record where the program has stopped."""
+        while not self.is_over and (self._pending or self._is_behind or self.program.stop is not None):
             try:
                 if self._is_behind:
                     self._is_behind = False
-                    self._fold_foreign(await tools.log.read(self.query_id, self.length))
-                events += self._inbox
-                self._inbox.clear()
-                program, records = self._folded(events)
-                if program.stop is not None:
-                    self._close_calls()
-                    events += self._inbox  # what ended in the same instant
-                    self._inbox.clear()
-                    program, records = self._folded(events)
-                    await self._append_final(program, records)
-                elif records:
-                    await self._append(program, records)
-                self._ending -= {event.branch for event in events if isinstance(event, CallFinished | CallFailed)}
-                return
-            except _BehindError as behind:
-                self._fold_foreign(behind.records)
+                    self._fold_foreign(await self._tools.log.read(self.query_id, self.length))
+                elif self.program.stop is not None:
+                    await self._append_final()
+                else:
+                    await self._append()
             except StateUnavailable as error:
                 self._log("the log cannot be written; trying again", error)
                 await asyncio.sleep(_APPEND_RETRY_SECONDS * random.uniform(0.5, 1.5))
             except StateFull as error:
                 self._log("Redis is full; the program waits", error)
                 await asyncio.sleep(4 * _APPEND_RETRY_SECONDS * random.uniform(0.5, 1.5))
+            except Exception:
+                logger.exception("a program is dropped; its lease will lapse", extra={"query_id": self.query_id})
+                self.abandon()
 
-    def _folded(self, events: Iterable[Event]) -> tuple[Program, list[Record]]:
-        """The program after the events, and records of those that changed it."""
-        program, records, now = self.program, [], unix_ms()
-        for event in events:
-            folded = fold(program, event)
-            if folded is not program:
-                program = folded
-                assessment = program.assessment
-                records.append(Record(event, now, assessment.samples, assessment.certaindex))
-        return program, records
-
-    async def _append(self, program: Program, records: list[Record]) -> None:
+    async def _append(self) -> None:
         began = time.perf_counter()
+        program, records = self.program, list(self._pending)
         reply = await self._tools.log.append(self.holding, self._tools.tracker, self.length, records)
         self._tools.metrics.observe(catalogue.APPEND_SECONDS, time.perf_counter() - began)
         if reply.status is AppendStatus.BEHIND:
-            raise _BehindError(reply.newer)
-        if reply.status is AppendStatus.FENCED:
+            self._fold_foreign(reply.newer)
+        elif reply.status is AppendStatus.FENCED:
             self._fenced()
-            return
-        self.program, self.length = program, self.length + len(records)
+        elif not self.is_over:
+            del self._pending[: len(records)]
+            self._logged, self.length = program, self.length + len(records)
 
-    async def _append_final(self, program: Program, records: list[Record]) -> None:
+    async def _append_final(self) -> None:
+        program = self.program
         for tokens, prompt_tokens in self._cancelled:
             program = with_cancelled(program, tokens, prompt_tokens)
         final = finish(program, unix_ms())
         outcome = final.outcome
-        records = [*records, Record(final, unix_ms(), outcome.samples, outcome.certaindex)]
+        records = [*self._pending, Record(final, unix_ms(), outcome.samples, outcome.certaindex)]
         reply = await self._tools.log.finish(
             self.holding, self._tools.tracker, program.query.tenant, self.length, records, outcome.phase
         )
         if reply.status is AppendStatus.BEHIND:
-            raise _BehindError(reply.newer)
-        if reply.status is AppendStatus.FENCED:
+            self._fold_foreign(reply.newer)
+        elif reply.status is AppendStatus.FENCED:
             # Also what a second try hears after a lost reply: the first one has settled the program.
             self._fenced()
-            return
-        self.program = fold(program, final)
-        self._report(outcome)
-        self._end()
+        elif not self.is_over:
+            self.program = fold(program, final)
+            self._report(outcome)
+            self._end()
 
     def _fold_foreign(self, records: Iterable[Record]) -> None:
-        """Takes records that are in the log already: cancellations, or our own after a lost reply."""
+        """Takes records that are in the log already (a cancellation, or our own after a lost reply), then our own."""
         for record in records:
-            self.program = fold(self.program, record.event)
+            self._logged = fold(self._logged, record.event)
             self.length += 1
+        pending, self._pending, self.program = self._pending, [], self._logged
+        for record in pending:
+            self.post(record.event)
+        if self.program.stop is not None:
+            self._close_calls()
 
     # --- from state to action ---
 
     def _act(self) -> None:
         """Makes the world follow the state: what should run is wanted, what cannot be decided here is asked."""
+        self._will_act = False
         if self.is_over:
             return
         now = directive(self.program)
         if now.stop is not None:
             return
-        busy = self.calls.keys() | self._resting.keys() | self._ending
-        startable = [branch for branch in now.wanted if branch not in busy]
+        startable = [branch for branch in now.wanted if branch not in self.calls and branch not in self._resting]
         self._tools.scheduler.want(
             Wanted(
                 query_id=self.query_id,
@@ -267,7 +258,7 @@ class ProgramDriver:
         except EngineError as error:
             if call.is_cancelled:
                 return
-            self._call_ended(branch)
+            del self.calls[branch]
             self._rest(branch)
             self.post(
                 CallFailed(
@@ -280,14 +271,10 @@ class ProgramDriver:
             return
         if call.is_cancelled:
             return
-        self._call_ended(branch)
+        del self.calls[branch]
         self.post(self._evidence(call, completion))
         self._tools.scheduler.ended(granted, CallEnd.FINISHED, engine_call.tokens)
         self._tools.metrics.increment(catalogue.CALLS, outcome="finished")
-
-    def _call_ended(self, branch: Branch) -> None:
-        del self.calls[branch]
-        self._ending.add(branch)
 
     def _evidence(self, call: RunningCall, completion: Completion) -> CallFinished:
         engine_call = call.engine_call
@@ -389,11 +376,3 @@ class ProgramDriver:
 
     def _log(self, message: str, error: Exception) -> None:
         logger.warning(message, extra={"query_id": self.query_id, "cause": str(error)})
-
-
-class _BehindError(Exception):
-    """Somebody appended in between."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        super().__init__("the log is longer than known")
-        self.records = tuple(records)
