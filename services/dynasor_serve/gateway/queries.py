@@ -144,7 +144,7 @@ class Queries:
         return replace(query, model=pool.model, rule=rule), pool
 
     async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool) -> Receipt:
-        fingerprint = hashlib.sha256(msgspec.json.encode(query)).hexdigest() if query.idempotency_key else ""
+        fingerprint = _fingerprint(query) if query.idempotency_key else ""
         event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
         status, found = await self._log.accept(query_id, event, fingerprint, self._limits)
         match status:
@@ -208,6 +208,12 @@ class Queries:
         except ServiceError as error:
             self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
             raise
+
+
+def _fingerprint(query: Query) -> str:
+    """What makes two queries the same. Not the deadline: it may be the caller's own, which a retry has less of."""
+    content = msgspec.json.encode(replace(query, deadline_seconds=0.0), order="deterministic")
+    return hashlib.sha256(content).hexdigest()
 
 
 def _query_of(first: Record) -> Query:

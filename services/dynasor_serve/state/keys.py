@@ -72,8 +72,8 @@ def tenant_index(shard: Shard, name: str) -> str:
 
 
 def idempotency(shard: Shard, tenant_name: str, key: str) -> str:
-    """Hash: query_id and fingerprint of the first query under this key."""
-    return f"{prefix(shard)}idempotency:{tenant_name}:{key}"
+    """Hash: query_id and fingerprint of the first query under this key. The length keeps `a:b`, `c` and `a`, `b:c` apart."""
+    return f"{prefix(shard)}idempotency:{len(tenant_name)}:{tenant_name}:{key}"
 
 
 def appended_channel(shard: Shard) -> str:
