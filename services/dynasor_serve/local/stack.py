@@ -88,6 +88,7 @@ class LocalStack:
     Attributes:
         gateway: HOST:PORT of the gateway, once started.
         engine: where its calls go, once started.
+        vllm: the vLLM of our own, where that is the engine; whoever keeps the stack up watches it.
         processes: by name: redis, engine (a replay engine's), evaluator, scheduler, tracker-0…, gateway.
         data: state and logs.
     """
@@ -96,7 +97,7 @@ class LocalStack:
         self._options = options
         self._report = report
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._vllm: ManagedVllm | None = None
+        self.vllm: ManagedVllm | None = None
         self.processes: dict[str, SupervisedProcess] = {}
         self.gateway = ""
         self.redis_url = options.redis_url
@@ -132,8 +133,8 @@ class LocalStack:
         """Ends everything, the gateway first, so that what runs can finish."""
         for process in reversed(list(self.processes.values())):
             await process.stop()
-        if self._vllm is not None:
-            await self._vllm.stop()
+        if self.vllm is not None:
+            await self.vllm.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -165,10 +166,10 @@ class LocalStack:
             case ExternalOptions() as options:
                 self.engine = await _external(options)
             case VllmOptions() as options:
-                self._vllm = ManagedVllm(options, self._report)
-                await self._vllm.start()
+                self.vllm = ManagedVllm(options, self._report)
+                await self.vllm.start()
                 kind = EngineKind.VLLM_CPU if choose_engine(options).runs_on_cpu else EngineKind.VLLM
-                self.engine = EngineEndpoint(self._vllm.base_url, self._vllm.model, kind, options.max_num_seqs)
+                self.engine = EngineEndpoint(self.vllm.base_url, self.vllm.model, kind, options.max_num_seqs)
 
     async def _start_replay(self, options: ReplayOptions) -> EngineEndpoint:
         port = free_port()
