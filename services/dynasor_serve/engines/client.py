@@ -31,7 +31,9 @@ class EngineTimeouts:
     """How long an engine may be silent, in seconds."""
 
     connect: float = 5.0
-    stall: float = 120.0  # without a byte, the first included: queueing in the engine and a long prefill are silence too
+    stall: float = (
+        120.0  # without a byte, the first included: queueing in the engine and a long prefill are silence too
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class EngineClient:
     """Opens calls to any number of endpoints. Raises nothing itself; calls raise `EngineError`."""
 
     def __init__(self, timeouts: EngineTimeouts) -> None:
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.stall),
@@ -59,15 +61,14 @@ class EngineClient:
     async def close(self) -> None:
         await self._session.close()
 
-    def open(
-        self, endpoint: Endpoint, query: Query, branch: Branch, *, request_id: str, priority: int
-    ) -> EngineCall:
+    def open(self, endpoint: Endpoint, query: Query, branch: Branch, *, request_id: str, priority: int) -> EngineCall:
         """A call that starts when its `completion` is awaited."""
         return EngineCall(self, endpoint, query, branch, request_id, priority)
 
-    async def _post(
+    async def request(
         self, endpoint: Endpoint, query: Query, branch: Branch, request_id: str, priority: int
     ) -> aiohttp.ClientResponse:
+        """The open response of one branch's request. Raises `EngineError`, and what aiohttp raises."""
         url, kind = endpoint.url, endpoint.kind
         if query.sampling.seed is not None and not kind.honours_seed:
             message = f"an engine of kind {kind} cannot honour a seed; leave sampling.seed unset"
@@ -84,7 +85,7 @@ class EngineClient:
         if response.status == 400 and "priority" in body and "priority" in message.lower():
             # vLLM without --scheduling-policy priority refuses any; the order is kept outside the engine anyway.
             self._without_priority.add(url)
-            return await self._post(endpoint, query, branch, request_id, 0)
+            return await self.request(endpoint, query, branch, request_id, 0)
         raise refusal(response.status, message, url)
 
 
@@ -134,7 +135,7 @@ class EngineCall:
             EngineError: whatever went wrong; nothing else but cancellation leaves here.
         """
         try:
-            self._response = await self._client._post(
+            self._response = await self._client.request(
                 self._endpoint, self._query, self.branch, self._request_id, self._priority
             )
             if self.is_closed:
@@ -143,7 +144,7 @@ class EngineCall:
         except EngineError:
             raise
         except TimeoutError as error:
-            message = f"the engine at {self._endpoint.url} sent nothing for {self._client._timeouts.stall:g} s"
+            message = f"the engine at {self._endpoint.url} sent nothing for {self._client.timeouts.stall:g} s"
             raise EngineError(EngineReason.ENGINE_HUNG, message) from error
         except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
             message = f"the engine at {self._endpoint.url} broke the stream off after {self.tokens} tokens"

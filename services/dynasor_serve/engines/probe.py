@@ -62,7 +62,9 @@ async def probe(session: aiohttp.ClientSession, url: str, *, timeout_seconds: fl
                     )
             models = msgspec.json.decode(body, type=_Models).data
     except msgspec.MsgspecError as error:
-        raise EngineError(EngineReason.ENGINE_GARBAGE, f"{url}/v1/models is no OpenAI-compatible list: {error}") from error
+        raise EngineError(
+            EngineReason.ENGINE_GARBAGE, f"{url}/v1/models is no OpenAI-compatible list: {error}"
+        ) from error
     except TimeoutError as error:
         raise EngineError(
             EngineReason.ENGINE_UNAVAILABLE, f"{url} did not answer within {timeout_seconds:g} s"

@@ -97,6 +97,7 @@ class EventReader:
 
 
 def encode_body(body: dict[str, Any]) -> bytes:
+    """A request body as JSON."""
     return _encoder.encode(body)
 
 
@@ -113,5 +114,6 @@ def error_message(body: bytes) -> str:
 
 def _garbage(data: bytes) -> EngineError:
     return EngineError(
-        EngineReason.ENGINE_GARBAGE, f"the engine sent what is no completion event: {data[:120].decode(errors='replace')!r}"
+        EngineReason.ENGINE_GARBAGE,
+        f"the engine sent what is no completion event: {data[:120].decode(errors='replace')!r}",
     )

@@ -1,12 +1,13 @@
 """`python -m dynasor_serve.evaluator`"""
 
-from dynasor_serve.rpc.process import run
 from dynasor_serve.evaluator.app import EvaluatorApp
 from dynasor_serve.evaluator.settings import EvaluatorSettings
+from dynasor_serve.rpc.process import run
 from dynasor_serve.telemetry.logs import configure_logging
 
 
 def main() -> None:
+    """Runs the evaluator until SIGTERM."""
     settings = EvaluatorSettings.read()
     configure_logging("evaluator", settings.log_level, settings.log_format)
 

@@ -15,5 +15,7 @@ class EvaluatorSettings(ProcessSettings):
 
     name: str = Field(default="evaluator-0", description="Identity among the evaluators.")
     workers: int = Field(default=1, ge=1, description="Worker processes; model output is read only there.")
-    pair_seconds: float = Field(default=2.0, gt=0, description="Longest time for one pair of answers, then it is undecided.")
+    pair_seconds: float = Field(
+        default=2.0, gt=0, description="Longest time for one pair of answers, then it is undecided."
+    )
     worker_memory_bytes: int = Field(default=1 << 30, ge=1 << 28, description="Most memory of one worker process.")

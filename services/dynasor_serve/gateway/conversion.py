@@ -57,7 +57,9 @@ def refuse_unknown_fields(message: ProtoMessage) -> None:
     if known.ByteSize() == size:
         return
     path, number = _first_unknown(message, "") or ("the request", 0)
-    text = f"{path} has an unknown field (number {number}); this server is older than the client, or the request is wrong"
+    text = (
+        f"{path} has an unknown field (number {number}); this server is older than the client, or the request is wrong"
+    )
     raise ServiceError(Reason.UNKNOWN_FIELD, text, field=path)
 
 
@@ -85,9 +87,7 @@ def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: fl
         answer_type=_answer_type_from(message.answer_type),
         algorithm=_self_consistency_from(message.algorithm.self_consistency),
         max_tokens=message.budget.max_tokens,
-        deadline_seconds=(
-            message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else deadline_seconds
-        ),
+        deadline_seconds=(message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else deadline_seconds),
         query_class=query_class,
         tenant=message.tenant or "default",
         idempotency_key=message.idempotency_key,
@@ -140,6 +140,7 @@ def _first_unknown(message: ProtoMessage, path: str) -> tuple[str, int] | None:
 
 
 def query_message(query: Query) -> pb.Query:
+    """A query as the client would have to send it to get the same, defaults included."""
     sampling = query.sampling
     message = pb.Query(
         sampling=pb.SamplingParameters(
@@ -153,9 +154,7 @@ def query_message(query: Query) -> pb.Query:
         answer_type=query.answer_type.value,
         model=query.model,
         algorithm=pb.Algorithm(
-            self_consistency=pb.SelfConsistency(
-                max_samples=query.algorithm.max_samples, width=query.algorithm.width
-            )
+            self_consistency=pb.SelfConsistency(max_samples=query.algorithm.max_samples, width=query.algorithm.width)
         ),
         policy=pb.Policy(rule=query.rule),
         budget=pb.Budget(max_tokens=query.max_tokens),
@@ -215,6 +214,7 @@ def event_message(query_id: QueryId, sequence: int, record: Record) -> pb.QueryE
 
 
 def outcome_message(outcome: Outcome) -> pb.Outcome:
+    """An outcome as clients see it."""
     ledger = outcome.ledger
     return pb.Outcome(
         answer=outcome.answer or "",
@@ -246,7 +246,9 @@ def state_message(query_id: QueryId, phase: Phase, first: Record, last: Record, 
         query_id=query_id,
         query=query_message(accepted.query),
         phase=PHASE_MESSAGES[phase],
-        accepted_at=Timestamp(seconds=accepted.accepted_at_ms // 1000, nanos=accepted.accepted_at_ms % 1000 * 1_000_000),
+        accepted_at=Timestamp(
+            seconds=accepted.accepted_at_ms // 1000, nanos=accepted.accepted_at_ms % 1000 * 1_000_000
+        ),
         last_sequence=length - 1,
         samples=last.samples,
         certaindex=last.certaindex,

@@ -56,7 +56,7 @@ async def with_live_text(
         try:
             async for event in events:
                 await merged.put(event)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 raised again below, in the reader's own task
             failure.append(error)
         await merged.put(None)
 

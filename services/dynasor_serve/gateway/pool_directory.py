@@ -69,7 +69,9 @@ class PoolDirectory:
             raise ServiceError(Reason.SCHEDULER_UNAVAILABLE, message, retry_after_seconds=1.0)
         if pool is None:
             served = ", ".join(sorted(self._pools)) or "none yet"
-            wrong = f"no pool serves the model {model!r}" if model else "the model is not named and there is not one pool"
+            wrong = (
+                f"no pool serves the model {model!r}" if model else "the model is not named and there is not one pool"
+            )
             raise ServiceError(Reason.UNKNOWN_MODEL, f"{wrong}; served are: {served}", field="model")
         if not pool.ready_workers:
             message = f"none of the {pool.workers} workers of pool {pool.name!r} is ready: {pool.trouble or 'starting'}"

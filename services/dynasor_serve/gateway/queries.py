@@ -86,7 +86,9 @@ class Queries:
     async def watch(self, query_id: QueryId, from_sequence: int) -> AsyncIterator[tuple[int, Record]]:
         """Follows a query from a sequence number to its final record."""
         if from_sequence < 0:
-            raise ServiceError(Reason.INVALID_QUERY, f"from_sequence is {from_sequence}; give 0 or more", field="from_sequence")
+            raise ServiceError(
+                Reason.INVALID_QUERY, f"from_sequence is {from_sequence}; give 0 or more", field="from_sequence"
+            )
         snapshot = await self.get(query_id)
         if snapshot.phase.is_final and from_sequence >= snapshot.length:
             return
@@ -153,11 +155,15 @@ class Queries:
                     catalogue.QUERIES_ACCEPTED, algorithm=SELF_CONSISTENCY, query_class=query.query_class.value
                 )
             case AcceptStatus.CONFLICT:
-                message = f"the idempotency key {query.idempotency_key!r} belongs to another query, {found}; use a new key"
+                message = (
+                    f"the idempotency key {query.idempotency_key!r} belongs to another query, {found}; use a new key"
+                )
                 raise ServiceError(Reason.IDEMPOTENCY_CONFLICT, message, field="idempotency_key")
             case AcceptStatus.TENANT_FULL:
                 most = self._limits.live_queries_per_tenant
-                message = f"tenant {query.tenant!r} has {most} live queries, the most allowed; wait until some are final"
+                message = (
+                    f"tenant {query.tenant!r} has {most} live queries, the most allowed; wait until some are final"
+                )
                 raise ServiceError(Reason.TENANT_FULL, message, retry_after_seconds=_TRY_AGAIN_SECONDS)
             case AcceptStatus.QUEUE_FULL:
                 message = "too many queries wait for a tracker; try again later"

@@ -22,8 +22,12 @@ class GatewaySettings(StatefulSettings):
         description="Rule of queries that name none. Adaptive-Consistency's: on recorded votes it loses no accuracy.",
     )
     default_deadline_seconds: float = Field(default=600.0, gt=0, description="Deadline of queries that set none.")
-    live_queries_per_tenant: int = Field(default=10_000, ge=1, description="Most queries of a tenant that are not final.")
+    live_queries_per_tenant: int = Field(
+        default=10_000, ge=1, description="Most queries of a tenant that are not final."
+    )
     queued_programs_per_shard: int = Field(default=50_000, ge=1, description="Most unclaimed programs of one shard.")
     idempotency_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long an idempotency key is known.")
-    final_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long a query cancelled unclaimed stays readable.")
+    final_ttl_seconds: int = Field(
+        default=24 * 3600, ge=1, description="How long a query cancelled unclaimed stays readable."
+    )
     pool_refresh_seconds: float = Field(default=2.0, gt=0, description="Between two looks at the scheduler's pools.")

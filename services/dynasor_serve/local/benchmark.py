@@ -111,7 +111,9 @@ def _trace_record() -> str:
 
 
 @asynccontextmanager
-async def _stack(traces: Path, events: int, timing: tuple[str, ...], report: Report) -> AsyncIterator[tuple[LocalStack, ReasoningServiceStub]]:
+async def _stack(
+    traces: Path, events: int, timing: tuple[str, ...], report: Report
+) -> AsyncIterator[tuple[LocalStack, ReasoningServiceStub]]:
     flags = (*timing, "--events-per-response", str(events))
     options = StackOptions(ReplayOptions((traces,), flags, max_in_flight=256), log_level="WARNING")
     async with LocalStack(options, report) as stack, grpc.aio.insecure_channel(stack.gateway) as channel:
@@ -164,9 +166,7 @@ async def _tracker_seconds(stack: LocalStack, stub: ReasoningServiceStub, querie
     return (_cpu_seconds(stack, "tracker-0") - before) / queries
 
 
-async def _latencies(
-    stack: LocalStack, stub: ReasoningServiceStub, queries: int
-) -> tuple[list[float], list[float]]:
+async def _latencies(stack: LocalStack, stub: ReasoningServiceStub, queries: int) -> tuple[list[float], list[float]]:
     """Seconds of single calls to the engine and of single queries with one sample, taken in turns, one at a time."""
     bare, served = [], []
     body = {"model": "bench-model", "prompt": _PROMPT, "stream": True, "max_tokens": 512}
@@ -187,9 +187,7 @@ async def _closing_seconds(queries: int) -> list[float]:
         prompt="What is the number?",
         answer_type="number",
         policy=pb.Policy(rule="beta-posterior:confidence=0.95"),
-        algorithm=pb.Algorithm(
-            self_consistency=pb.SelfConsistency(max_samples=_SIBLINGS_WIDTH, width=_SIBLINGS_WIDTH)
-        ),
+        algorithm=pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=_SIBLINGS_WIDTH, width=_SIBLINGS_WIDTH)),
     )
     async with StallingEngine(_SIBLINGS_WIDTH) as engine:
         options = StackOptions(ExternalOptions(engine.url, MODEL, max_in_flight=256), log_level="WARNING")

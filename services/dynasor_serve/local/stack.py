@@ -1,7 +1,7 @@
 """The whole system on one machine: a Redis-protocol server, an engine, and the four processes.
 
-The CLI (`dynasor up`, `dynasor demo`, `dynasor bench`) and the integration tests start it alike. Each process is the same
-`python -m dynasor_serve.<process>` that a cluster runs, watched and started again when it dies.
+The CLI (`dynasor up`, `dynasor demo`, `dynasor bench`) and the integration tests start it alike. Each process is the
+same `python -m dynasor_serve.<process>` that a cluster runs, watched and started again when it dies.
 """
 
 from __future__ import annotations

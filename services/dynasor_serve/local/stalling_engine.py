@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Self
 
 MODEL = "stalling-model"
 DECIDING_BRANCHES = 4  # unanimous at beta-posterior 0.95: P(Beta(5, 1) > 1/2) = 0.969
@@ -42,7 +43,7 @@ class StallingEngine:
         self._server: asyncio.Server
         self.url = ""
 
-    async def __aenter__(self) -> StallingEngine:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self

@@ -72,4 +72,3 @@ class Algorithm(Protocol):
     def aggregate(self) -> Aggregate:
         """The answer with what is known now."""
         ...
-

@@ -1,7 +1,8 @@
 """What a program cost, in completion tokens.
 
-The ledger is exact for finished calls. A cancelled call is booked with the engine's last running usage, so it is off by
-at most one streaming interval; an attempt that was lost with its tracker is booked with the usage of the last heartbeat.
+The ledger is exact for finished calls. A cancelled call is booked with the engine's last running usage, so it is off
+by at most one streaming interval; an attempt that was lost with its tracker, with the usage of its last append or
+heartbeat.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ class Ledger:
 
     def with_finished(self, tokens: int, prompt: int, cached_prompt: int) -> Ledger:
         return replace(
-            self, spent=self.spent + tokens, prompt=self.prompt + prompt, cached_prompt=self.cached_prompt + cached_prompt
+            self,
+            spent=self.spent + tokens,
+            prompt=self.prompt + prompt,
+            cached_prompt=self.cached_prompt + cached_prompt,
         )
 
     def with_cancelled(self, tokens: int, prompt: int = 0) -> Ledger:
-        return replace(
-            self, spent=self.spent + tokens, cancelled=self.cancelled + tokens, prompt=self.prompt + prompt
-        )
+        return replace(self, spent=self.spent + tokens, cancelled=self.cancelled + tokens, prompt=self.prompt + prompt)
 
     def with_lost(self, tokens: int, prompt: int = 0) -> Ledger:
         return replace(self, spent=self.spent + tokens, lost=self.lost + tokens, prompt=self.prompt + prompt)

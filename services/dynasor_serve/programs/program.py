@@ -242,7 +242,9 @@ def _reassessed(program: Program) -> Program:
         return _stopped(program, _VERDICT_STOPS[assessment.verdict.kind], assessment.verdict.reason)
     budget = program.query.max_tokens
     if budget and program.ledger.spent >= budget:
-        return _stopped(program, StopReason.STOP_BUDGET, f"{program.ledger.spent} of {budget} budgeted tokens are spent")
+        return _stopped(
+            program, StopReason.STOP_BUDGET, f"{program.ledger.spent} of {budget} budgeted tokens are spent"
+        )
     return program
 
 
@@ -256,7 +258,9 @@ def _final_phase(program: Program, answer: str | None) -> tuple[Phase, ProgramEr
         return Phase.SUCCEEDED, None
     if program.assessment.samples:
         kind = program.query.answer_type
-        message = f"no {kind} answer could be read from {program.assessment.samples} samples; ask for one, or another type"
+        message = (
+            f"no {kind} answer could be read from {program.assessment.samples} samples; ask for one, or another type"
+        )
         return Phase.FAILED, ProgramError("NO_ANSWER", message)
     if program.stop.reason is StopReason.STOP_DEADLINE:
         cause = f"; last error: {program.last_error.message}" if program.last_error else ""

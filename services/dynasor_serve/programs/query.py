@@ -124,7 +124,9 @@ def _check_input(query: Query) -> None:
             raise InvalidQuery("input", "is missing", "give a prompt, or chat messages with a user's turn")
         for i, message in enumerate(query.messages):
             if message.role not in ROLES:
-                raise InvalidQuery(f"chat.messages[{i}].role", f"is {message.role!r}", f"give one of {', '.join(ROLES)}")
+                raise InvalidQuery(
+                    f"chat.messages[{i}].role", f"is {message.role!r}", f"give one of {', '.join(ROLES)}"
+                )
             if message.role != "assistant" and not message.content.strip():
                 raise InvalidQuery(f"chat.messages[{i}].content", "is empty", "give the text of the turn")
         texts = [message.content for message in query.messages]

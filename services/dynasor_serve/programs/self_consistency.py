@@ -58,9 +58,7 @@ class SelfConsistency:
         return replace(self, clusters=clusters)
 
     def wanted(self, abandoned: frozenset[Branch]) -> tuple[Branch, ...]:
-        open_branches = (
-            Branch(i) for i in range(self.cap) if i not in self.finished and i not in abandoned
-        )
+        open_branches = (Branch(i) for i in range(self.cap) if i not in self.finished and i not in abandoned)
         return tuple(branch for branch, _ in zip(open_branches, range(self.parameters.width), strict=False))
 
     def open_comparisons(self) -> tuple[tuple[str, str], ...]:

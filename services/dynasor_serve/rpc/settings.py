@@ -1,6 +1,6 @@
 """Settings that all processes share, and how settings are read: flags, then environment, then a TOML file.
 
-Unknown keys are refused wherever they stand: a misspelt setting that is silently ignored is a fault found in production.
+Unknown keys are refused wherever they stand: a misspelt setting, silently ignored, is a fault found in production.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_kebab_case=True, cli_avoid_json=True)
 
     name: str = Field(description="Identity of this process among its peers; stable across restarts (the pod's name).")
-    listen: str = Field(default="0.0.0.0:0", description="Address of the gRPC server, HOST:PORT; port 0 picks one.")  # noqa: S104
+    listen: str = Field(default="0.0.0.0:0", description="Address of the gRPC server, HOST:PORT; port 0 picks one.")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Port of /metrics; 0 picks one.")
     metrics_host: str = Field(default="0.0.0.0", description="Address of /metrics.")  # noqa: S104
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least severe log line.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log line."
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="json for machines, text for people.")
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Longest drain after SIGTERM, in seconds; below the pod's grace period."
@@ -46,7 +48,7 @@ class ProcessSettings(BaseSettings):
             _refuse_unknown_environment(prefix, set(cls.model_fields))
             return cls(_cli_parse_args=True, _cli_prog_name=f"python -m {cls.__module__.rsplit('.', 1)[0]}")
         except (ValidationError, SettingsError, ValueError) as error:
-            print(f"settings: {error}", file=sys.stderr)
+            sys.stderr.write(f"settings: {error}\n")
             raise SystemExit(2) from error
 
     @classmethod
@@ -68,7 +70,8 @@ class StatefulSettings(ProcessSettings):
     """What the processes are told that share state in Redis."""
 
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Redis, or any server of its protocol: redis:// or rediss:// URL."
+        default="redis://127.0.0.1:6379/0",
+        description="Redis, or any server of its protocol: redis:// or rediss:// URL.",
     )
 
 

@@ -7,6 +7,7 @@ from dynasor_serve.telemetry.logs import configure_logging
 
 
 def main() -> None:
+    """Runs the scheduler until SIGTERM."""
     settings = SchedulerSettings.read()
     configure_logging("scheduler", settings.log_level, settings.log_format)
 

@@ -90,22 +90,19 @@ class SchedulerApp:
         """Competes for the lease and keeps it. Stops granting at two thirds of it without a renewal."""
         loop = asyncio.get_running_loop()
         lease_seconds = self._settings.lease_seconds
-        granted_until = 0.0
+        granted_until = 0.0  # by the monotonic clock
         while True:
+            asked = loop.time()
             try:
                 if self._pools.epoch:
-                    asked = loop.time()
-                    if await self._lease.renew(self._pools.epoch):
-                        granted_until = asked + lease_seconds * 2 / 3
-                    else:
-                        granted_until = 0.0
+                    held = await self._lease.renew(self._pools.epoch)
                 else:
-                    asked = loop.time()
                     self._pools.epoch = await self._lease.acquire()
-                    if self._pools.epoch:
-                        granted_until = asked + lease_seconds * 2 / 3
+                    held = self._pools.epoch > 0
+                    if held:
                         logger.info("active", extra={"epoch": self._pools.epoch})
                         self._pools.dispatch()
+                granted_until = asked + lease_seconds * 2 / 3 if held else 0.0
             except (StateUnavailable, StateFull) as error:
                 logger.warning("the lease cannot be renewed", extra={"cause": str(error)})
             if self._pools.epoch and loop.time() >= granted_until:

@@ -22,6 +22,7 @@ _WORKER_STATES = {
 
 
 def want_from(message: pb.ProgramWant) -> Want:
+    """What a tracker says a program would run next."""
     program = message.query_id
     return Want(
         program=program,
@@ -39,11 +40,13 @@ def want_from(message: pb.ProgramWant) -> Want:
 
 
 def call_end_from(message: pb.EndedCall) -> tuple[CallId, CallEnd, int]:
+    """Which call ended, how, and after how many completion tokens."""
     call = CallId(message.query_id, message.branch, message.attempt)
     return call, _CALL_ENDS.get(message.end, CallEnd.CANCELLED), message.tokens
 
 
 def grant_message(grant: Grant, pool: str, epoch: int, start_within_ms: int) -> pb.Grant:
+    """A grant for the wire."""
     return pb.Grant(
         query_id=grant.call.program,
         branch=grant.call.branch,
@@ -59,6 +62,7 @@ def grant_message(grant: Grant, pool: str, epoch: int, start_within_ms: int) -> 
 
 
 def worker_message(worker: Worker) -> pb.Worker:
+    """A worker as the operator sees it."""
     return pb.Worker(
         name=worker.name,
         url=worker.url,

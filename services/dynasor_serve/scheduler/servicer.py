@@ -83,7 +83,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return pb.DrainWorkerResponse(in_flight=in_flight)
 
     async def ListPools(
-        self, request: pb.ListPoolsRequest, context: grpc.aio.ServicerContext[pb.ListPoolsRequest, Awaitable[pb.ListPoolsResponse]]
+        self,
+        request: pb.ListPoolsRequest,
+        context: grpc.aio.ServicerContext[pb.ListPoolsRequest, Awaitable[pb.ListPoolsResponse]],
     ) -> pb.ListPoolsResponse:
         self._require_active()
         return pb.ListPoolsResponse(pools=self._pools.messages())

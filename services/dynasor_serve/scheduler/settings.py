@@ -20,7 +20,9 @@ class WorkerSettings(BaseModel):
     url: str = Field(pattern=r"^https?://", description="Base URL without /v1.")
     engine: EngineKind = Field(default=EngineKind.VLLM, description="What it is.")
     max_in_flight: int = Field(
-        default=64, ge=1, description="Most calls at once. Near the engine's own slots: what waits inside it is out of order."
+        default=64,
+        ge=1,
+        description="Most calls at once. Near the engine's own slots: what waits inside it is out of order.",
     )
 
 
@@ -33,10 +35,14 @@ class SchedulerSettings(StatefulSettings):
     group: str = Field(default="default", description="Schedulers of one group stand by for each other.")
     ordering: str = Field(default="gang-shortest", description="Type string of the ordering.")
     longest_wait_seconds: float = Field(
-        default=60.0, gt=0, description="Ageing bound: a call that has waited this long goes first, whatever the ordering."
+        default=60.0,
+        gt=0,
+        description="Ageing bound: a call that has waited this long goes first, whatever the ordering.",
     )
     workers: tuple[WorkerSettings, ...] = Field(default=(), description="Workers known from the start (JSON list).")
-    lease_seconds: float = Field(default=5.0, gt=0, description="Lease of the active scheduler; a standby waits this long.")
+    lease_seconds: float = Field(
+        default=5.0, gt=0, description="Lease of the active scheduler; a standby waits this long."
+    )
     probe_interval_seconds: float = Field(default=2.0, gt=0, description="Between two health checks of a worker.")
     probe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Patience of a health check: an engine on a busy CPU answers slowly."

@@ -196,9 +196,7 @@ class Pool:
         tokens = self._tokens_per_branch(want)
         for call, arrival in program.waiting.items():
             key = self._ordering.key(want, arrival, tokens)
-            heapq.heappush(
-                self._heap, (want.class_rank, key, program.arrival, arrival, program.version, call)
-            )
+            heapq.heappush(self._heap, (want.class_rank, key, program.arrival, arrival, program.version, call))
 
     def _tokens_per_branch(self, want: Want) -> float:
         return self._history.tokens_per_branch(want.algorithm, want.mean_tokens_per_branch)

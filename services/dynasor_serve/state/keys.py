@@ -23,6 +23,7 @@ _QUERY_ID = re.compile(rf"(?:{'|'.join(SHARDS)})-[{_ALPHABET}]{{26}}")
 
 
 def shard_of_tenant(tenant: str) -> Shard:
+    """Where all keys of a tenant live."""
     return SHARDS[zlib.crc32(tenant.encode()) % SHARD_COUNT]
 
 
@@ -34,10 +35,12 @@ def new_query_id(tenant: str) -> QueryId:
 
 
 def is_query_id(text: str) -> bool:
+    """Whether the text has the form of a query id."""
     return _QUERY_ID.fullmatch(text) is not None
 
 
 def shard_of(query_id: QueryId) -> Shard:
+    """The shard that the id carries."""
     return Shard(query_id[:2])
 
 
@@ -72,7 +75,7 @@ def tenant_index(shard: Shard, name: str) -> str:
 
 
 def idempotency(shard: Shard, tenant_name: str, key: str) -> str:
-    """Hash: query_id and fingerprint of the first query under this key. The length keeps `a:b`, `c` and `a`, `b:c` apart."""
+    """Hash: query_id and fingerprint of the first query under this key. The length tells (a:b, c) from (a, b:c)."""
     return f"{prefix(shard)}idempotency:{len(tenant_name)}:{tenant_name}:{key}"
 
 
@@ -92,4 +95,5 @@ def pool_lease(pool: str) -> str:
 
 
 def prefix(shard: Shard) -> str:
+    """What every key of a shard begins with; the braces are Redis' hash tag."""
     return f"dynasor:{{{shard}}}:"

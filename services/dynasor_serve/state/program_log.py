@@ -159,14 +159,9 @@ class ProgramLog:
                 "1" if adopt_own else "0",
             ],
         )
-        return [
-            Claim(QueryId(query_id.decode()), int(epoch), tuple(lines))
-            for query_id, epoch, *lines in entries
-        ]
+        return [Claim(QueryId(query_id.decode()), int(epoch), tuple(lines)) for query_id, epoch, *lines in entries]
 
-    async def append(
-        self, holding: Holding, tracker: str, expected_length: int, new: Sequence[Record]
-    ) -> Appended:
+    async def append(self, holding: Holding, tracker: str, expected_length: int, new: Sequence[Record]) -> Appended:
         """Appends records; `expected_length` is the log's length as the writer knows it."""
         query_id = holding.query_id
         reply = await self._append(
@@ -249,9 +244,7 @@ class ProgramLog:
     async def entry(self, query_id: QueryId) -> ProgramEntry | None:
         """Where the program is; None where the query is unknown or has expired."""
         try:
-            values = await self._redis.hmget(
-                keys.program(query_id), ["phase", "owner", "address"]
-            )
+            values = await self._redis.hmget(keys.program(query_id), ["phase", "owner", "address"])
         except RedisError as error:
             raise translated(error, "reading a program") from error
         phase, tracker, address = (_bytes(value or b"").decode() for value in values)

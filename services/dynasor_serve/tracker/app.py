@@ -53,8 +53,6 @@ class TrackerApp:
             lease_seconds=settings.lease_seconds,
             claim_interval_seconds=settings.claim_interval_seconds,
         )
-        self._scheduler.on_grant = self._holdings.take_grant
-        self._scheduler.running = lambda: self._holdings.running_calls
         servicer = TrackerServicer(self._holdings)
         self._server = GrpcServer(
             address=settings.listen,
@@ -72,7 +70,7 @@ class TrackerApp:
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._server.start()
         self._tasks = [
-            asyncio.create_task(self._scheduler.run()),
+            asyncio.create_task(self._scheduler.run(self._holdings.take_grant, lambda: self._holdings.running_calls)),
             asyncio.create_task(self._equality.run()),
             asyncio.create_task(self._holdings.run()),
         ]

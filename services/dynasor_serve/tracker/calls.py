@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from dynasor_serve.engines.client import EngineCall, Endpoint
+from dynasor_serve.engines.client import Endpoint, EngineCall
 from dynasor_serve.programs.query import Branch, QueryId
 
 

@@ -61,8 +61,8 @@ class SchedulerLink:
         self._withdrawn: list[str] = []
         self._wakeup = asyncio.Event()
         self._highest_epoch = 0
-        self.on_grant: Callable[[GrantedCall], None] = _refuse_all
-        self.running: Callable[[], Iterable[RunningCall]] = tuple
+        self._on_grant: Callable[[GrantedCall], None]
+        self._running: Callable[[], Iterable[RunningCall]]
 
     # --- news from drivers ---
 
@@ -93,8 +93,14 @@ class SchedulerLink:
 
     # --- the conversation ---
 
-    async def run(self) -> None:
-        """Talks to whichever scheduler is active until cancelled."""
+    async def run(self, on_grant: Callable[[GrantedCall], None], running: Callable[[], Iterable[RunningCall]]) -> None:
+        """Talks to whichever scheduler is active until cancelled.
+
+        Args:
+            on_grant: takes each grant.
+            running: the calls that are open, for a restatement.
+        """
+        self._on_grant, self._running = on_grant, running
         pause = _SHORTEST_PAUSE_SECONDS
         while True:
             address = next(self._addresses)
@@ -158,7 +164,7 @@ class SchedulerLink:
                     worker=call.granted.worker,
                     pool=call.granted.pool,
                 )
-                for call in self.running()
+                for call in self._running()
             ],
         )
         self._forget_news()
@@ -174,7 +180,7 @@ class SchedulerLink:
             logger.warning("a grant of an old epoch is refused", extra={"query_id": grant.query_id, "pool": grant.pool})
             return
         self._highest_epoch = grant.epoch
-        self.on_grant(
+        self._on_grant(
             GrantedCall(
                 query_id=QueryId(grant.query_id),
                 branch=Branch(grant.branch),
@@ -189,10 +195,6 @@ class SchedulerLink:
 
 class _Connected(Exception):
     """A conversation ended that had begun."""
-
-
-def _refuse_all(call: GrantedCall) -> None:
-    raise RuntimeError("no one takes grants yet; set on_grant before run")
 
 
 def _want_message(wanted: Wanted) -> pb.ProgramWant:

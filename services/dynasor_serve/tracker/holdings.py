@@ -20,6 +20,7 @@ from dynasor_serve.certaindex.rules.rule import InvalidRule
 from dynasor_serve.programs.events import Accepted, Finished, Outcome, Phase, ProgramError, StopReason
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.query import QueryId
+from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state import keys
 from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
@@ -30,7 +31,6 @@ from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.calls import GrantedCall, RunningCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
-from dynasor_serve.scheduling.demand import CallEnd
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,12 @@ class TrackerSettings(StatefulSettings):
 
     model_config = SettingsConfigDict(env_prefix="DYNASOR_TRACKER_")
 
-    name: str = Field(default="tracker-0", description="Identity; a restart under the same name reclaims its programs at once.")
-    advertise: str = Field(default="", description="HOST:PORT where gateways reach this tracker; empty derives it from listen.")
+    name: str = Field(
+        default="tracker-0", description="Identity; a restart under the same name reclaims its programs at once."
+    )
+    advertise: str = Field(
+        default="", description="HOST:PORT where gateways reach this tracker; empty derives it from listen."
+    )
     schedulers: tuple[str, ...] = Field(
         default=("127.0.0.1:7003",), description="Addresses of the schedulers of the group (JSON list)."
     )
@@ -29,7 +33,11 @@ class TrackerSettings(StatefulSettings):
     final_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long a final program stays readable.")
     engine_connect_seconds: float = Field(default=5.0, gt=0, description="Longest wait for a connection to an engine.")
     engine_stall_seconds: float = Field(
-        default=120.0, gt=0, description="An engine that sends nothing for so long hangs. Covers its queue and a long prefill."
+        default=120.0,
+        gt=0,
+        description="An engine that sends nothing for so long hangs. Covers its queue and a long prefill.",
     )
-    retry_base_seconds: float = Field(default=0.2, gt=0, description="Mean wait before a branch's second attempt; doubles.")
+    retry_base_seconds: float = Field(
+        default=0.2, gt=0, description="Mean wait before a branch's second attempt; doubles."
+    )
     max_text_characters: int = Field(default=65_536, ge=0, description="Text kept per sample; the rest is cut.")
