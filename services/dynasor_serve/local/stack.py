@@ -131,8 +131,9 @@ class LocalStack:
 
     async def stop(self) -> None:
         """Ends everything, the gateway first, so that what runs can finish."""
-        for process in reversed(list(self.processes.values())):
-            await process.stop()
+        for parts in (("gateway",), ("tracker",), ("scheduler", "evaluator", "engine"), ("redis",)):
+            ending = [process for name, process in self.processes.items() if name.partition("-")[0] in parts]
+            await asyncio.gather(*(process.stop() for process in ending))
         if self.vllm is not None:
             await self.vllm.stop()
         if self._temporary is not None:
