@@ -1,0 +1,51 @@
+"""`dynasor rules`: which stopping rules there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dynasor_serve.certaindex.rules.registry import RuleEntry, rule_catalogue
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.cli.failures import bad_input
+from dynasor_serve.cli.presentation import Json, one_line_json
+
+app = typer.Typer()
+
+
+@app.command()
+def rules(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False) -> None:
+    """List the rules that `run --rule` takes, with their parameters, defaults and bounds."""
+    try:
+        catalogue = rule_catalogue()
+    except InvalidRule as error:
+        raise bad_input(str(error), "INVALID_RULE") from error
+    if as_json:
+        print(one_line_json([_fields(entry) for entry in catalogue]))
+        return
+    for entry in catalogue:
+        print(f"{type_string(entry)}\n    {entry.summary}")
+        for each in entry.parameters:
+            print(f"    {each.name:<12} {each.doc}; {each.bounds} [default: {each.default:g}]")
+        print()
+
+
+def type_string(entry: RuleEntry) -> str:
+    """The rule with its defaults, as `--rule` takes it."""
+    settings = ",".join(f"{each.name}={each.default:g}" for each in entry.parameters)
+    return f"{entry.name}:{settings}" if settings else entry.name
+
+
+def _fields(entry: RuleEntry) -> dict[str, Json]:
+    parameters: list[Json] = [
+        {
+            "name": each.name,
+            "default": each.default,
+            "minimum": each.minimum,
+            "maximum": each.maximum,
+            "doc": each.doc,
+        }
+        for each in entry.parameters
+    ]
+    return {"name": entry.name, "type_string": type_string(entry), "summary": entry.summary, "parameters": parameters}

@@ -1,0 +1,162 @@
+"""`dynasor run`: ask one question, follow it, print the answer and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import grpc
+import typer
+
+from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
+from dynasor_serve.cli import query_options as options
+from dynasor_serve.cli.connection import CALL_SECONDS, DEFAULT_ADDRESS, AddressOption, connected
+from dynasor_serve.cli.exit_codes import EXIT_CODES_HELP, ExitCode
+from dynasor_serve.cli.failures import CommandFailed
+from dynasor_serve.cli.following import run_query
+from dynasor_serve.cli.interruptions import interruptions, run_async
+from dynasor_serve.cli.presentation import (
+    answer_text,
+    ending_line,
+    one_line_json,
+    progress_line,
+    query_json,
+    refused_json,
+)
+from dynasor_serve.cli.progress import changing_line
+from dynasor_serve.cli.standing import Standing
+
+app = typer.Typer()
+
+_POLL_SECONDS = 0.02
+_WIND_UP_SECONDS = 10.0
+"""How long an interrupted command waits for the cancelled query's last event."""
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def run(
+    question: options.QuestionArgument,
+    address: AddressOption = DEFAULT_ADDRESS,
+    prompt: options.PromptOption = False,
+    system: options.SystemOption = "",
+    answer_type: options.AnswerTypeOption = "text",
+    model: options.ModelOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone; no progress.")] = False,
+    algorithm: options.AlgorithmOption = options.ALGORITHMS[0],
+    max_samples: options.MaxSamplesOption = None,
+    width: options.WidthOption = None,
+    rule: options.RuleOption = "",
+    budget_tokens: options.BudgetOption = 0,
+    deadline: options.DeadlineOption = None,
+    temperature: options.TemperatureOption = None,
+    top_p: options.TopPOption = None,
+    max_tokens: options.MaxTokensOption = None,
+    stop: options.StopOption = None,
+    query_class: options.ClassOption = options.ClassName.STANDARD,
+    tenant: options.TenantOption = "default",
+    idempotency_key: options.IdempotencyKeyOption = "",
+    label: options.LabelOption = None,
+) -> None:
+    """Ask a question and wait for its answer. Ctrl-C cancels the query.
+
+    Samples many answers, lets them vote, and stops as soon as the rule says that the vote is settled.
+    """
+    query = options.QueryOptions(
+        question=options.read_question(question),
+        is_prompt=prompt,
+        system=system,
+        answer_type=answer_type,
+        model=model,
+        algorithm=algorithm,
+        max_samples=max_samples,
+        width=width,
+        rule=rule,
+        budget_tokens=budget_tokens,
+        deadline_seconds=deadline,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        query_class=query_class,
+        tenant=tenant,
+        idempotency_key=idempotency_key,
+        labels=tuple(label or ()),
+    )
+    raise typer.Exit(run_async(_run(query, address, as_json=as_json, quiet=quiet)))
+
+
+async def _run(query: options.QueryOptions, address: str, *, as_json: bool, quiet: bool) -> ExitCode:
+    standing = Standing(answer_type=query.answer_type)
+    try:
+        exit_code = await _answer(query, address, standing, is_chatty=not quiet, plain_lines=not as_json)
+    except CommandFailed as failure:
+        if as_json:
+            print(one_line_json(refused_json(standing, failure)))
+        raise
+    if as_json:
+        print(one_line_json(query_json(standing)))
+    elif quiet:
+        print(answer_text(standing))
+    else:
+        print(f"{answer_text(standing)}\n{ending_line(standing)}")
+    return exit_code
+
+
+async def _answer(
+    query: options.QueryOptions, address: str, standing: Standing, *, is_chatty: bool, plain_lines: bool
+) -> ExitCode:
+    """Asks the query and folds its events into the standing, to its end or to Ctrl-C."""
+    message = query.message()
+    async with connected(address) as stub:
+        with (
+            interruptions() as interrupted,
+            changing_line(plain_lines=plain_lines) if is_chatty else contextlib.nullcontext(_ignore) as show,
+        ):
+            following = asyncio.create_task(_follow(stub, message, address, standing, show))
+            await asyncio.wait((following, interrupted), return_when=asyncio.FIRST_COMPLETED)
+            if interrupted.done():
+                await _cancel(stub, following, standing)
+                return interrupted.result()
+    following.result()
+    return ExitCode.ANSWERED if standing.phase == "succeeded" else ExitCode.FAILED
+
+
+async def _follow(
+    stub: ReasoningServiceStub, query: pb.Query, address: str, standing: Standing, show: Callable[[str], None]
+) -> None:
+    show(progress_line(standing))
+    async with contextlib.aclosing(run_query(stub, query, address)) as events:
+        async for event in events:
+            standing.apply(event)
+            if standing.outcome is None:
+                show(progress_line(standing))
+
+
+async def _cancel(stub: ReasoningServiceStub, following: asyncio.Task[None], standing: Standing) -> None:
+    """Cancels the query and waits for its last event, which carries the best answer so far.
+
+    A query that has just been sent has no id here yet: its first event brings it.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_WIND_UP_SECONDS):
+            while not standing.query_id and not following.done():
+                await asyncio.wait((following,), timeout=_POLL_SECONDS)
+            if not following.done():
+                request = pb.CancelRequest(query_id=standing.query_id, reason="interrupted at the command line")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await stub.Cancel(request, timeout=CALL_SECONDS)
+            await asyncio.wait((following,))
+    if not following.done():
+        following.cancel()
+        hint = f": dynasor cancel {standing.query_id}" if standing.query_id else ""
+        print(f"dynasor: no gateway confirmed the cancellation; the query may still run{hint}", file=sys.stderr)
+    await asyncio.gather(following, return_exceptions=True)
+
+
+def _ignore(_: str) -> None:
+    """Shows nothing."""

@@ -1,0 +1,109 @@
+"""`dynasor up`: the whole system on this machine, kept running until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynasor_serve.cli.data_directory import default_data, owned
+from dynasor_serve.cli.engine_options import EngineOption, ModelOption, TracesOption, engine_of
+from dynasor_serve.cli.exit_codes import ExitCode
+from dynasor_serve.cli.failures import CommandFailed, bad_input
+from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
+from dynasor_serve.cli.progress import stages
+from dynasor_serve.cli.stack_watch import watch_stack
+from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, HOST, LocalStack, StackOptions
+from dynasor_serve.local.supervised import StackError
+from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
+
+app = typer.Typer()
+
+
+@app.command()
+def up(
+    engine: EngineOption = "vllm",
+    model: ModelOption = "",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the gateway on 127.0.0.1; 0 picks a free one.")
+    ] = DEFAULT_GATEWAY_PORT,
+    traces: TracesOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where queries and logs are kept.", show_default="~/.cache/dynasor/state"),
+    ] = None,
+    ordering: Annotated[str, typer.Option(help="Whose calls go next: gang-shortest or fcfs.")] = "gang-shortest",
+    redis_url: Annotated[
+        str, typer.Option(envvar="DYNASOR_REDIS_URL", help="A running Redis instead of our own: redis://HOST:PORT/0.")
+    ] = "",
+    log_level: Annotated[str, typer.Option(help="Least severe line in the processes' logs.")] = "INFO",
+) -> None:
+    """Start everything on this machine and keep serving until Ctrl-C.
+
+    Accepted queries survive a restart: they are kept in the data directory. A process that dies is started again.
+    Exit status: 0 after Ctrl-C or SIGTERM; 1 where a part cannot be started; 2 where the command line is wrong.
+    """
+    try:
+        parse_ordering(ordering)
+    except UnknownOrdering as error:
+        raise bad_input(str(error)) from error
+    options = StackOptions(
+        engine=engine_of(engine, model, tuple(traces or ())),
+        data=data or default_data(),
+        gateway_port=port,
+        redis_url=redis_url,
+        environment={"DYNASOR_SCHEDULER_ORDERING": ordering},
+        log_level=log_level.upper(),
+    )
+    run_async(_up(options))
+
+
+async def _up(options: StackOptions) -> None:
+    assert options.data is not None
+    _refuse_used_port(options.gateway_port)
+    with owned(options.data), contextlib.suppress(Interrupted):
+        await until_interrupted(_serve(options), "stopping: calls that run may finish; Ctrl-C again stops at once")
+
+
+async def _serve(options: StackOptions) -> None:
+    """Serves until cancelled."""
+    async with contextlib.AsyncExitStack() as parts:
+        with stages() as report:
+            stack = LocalStack(options, report)
+            try:
+                await parts.enter_async_context(stack)
+            except StackError as error:
+                raise CommandFailed(str(error), ExitCode.FAILED) from error
+        print(_welcome(stack), flush=True)
+        await watch_stack(stack, _notify)
+
+
+def _refuse_used_port(port: int) -> None:
+    """Raises `CommandFailed` where the gateway could not listen, before anything is started."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            message = f"cannot listen on {HOST}:{port}: {error.strerror}; stop what uses it, or give --port"
+            raise CommandFailed(message, ExitCode.FAILED) from error
+
+
+def _welcome(stack: LocalStack) -> str:
+    address = "" if stack.gateway.endswith(f":{DEFAULT_GATEWAY_PORT}") else f" --address {stack.gateway}"
+    return (
+        f"\nDynasor serves {stack.engine.model} at {stack.gateway} (gRPC, with reflection)\n"
+        f"  engine  {stack.engine.url} ({stack.engine.kind.value})\n"
+        f"  state   {stack.data}\n"
+        f"  logs    {stack.data / 'logs'}\n\n"
+        f'Ask:      dynasor run "What is the capital of France?"{address}\n'
+        f"Stop:     Ctrl-C\n"
+    )
+
+
+def _notify(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
