@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -14,11 +15,11 @@ from dynasor_serve.local.vllm_engine import ManagedVllm, VllmOptions
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm(request: pytest.FixtureRequest) -> AsyncIterator[ManagedVllm]:
     """The server with the packaged model; `base_url` and `model` say how to reach it. Slow to start, so shared."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
 
     def report(line: str) -> None:
-        if terminal is not None:
-            terminal.write_line(f"  {line}")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            print(f"  {line}", flush=True)
 
     async with ManagedVllm(VllmOptions(), report) as engine:
         yield engine
