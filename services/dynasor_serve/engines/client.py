@@ -27,6 +27,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRequest:
+    """One branch's call, as an engine is asked for it."""
+
+    endpoint: Endpoint
+    query: Query
+    branch: Branch
+    request_id: str  # QUERY/BRANCH/ATTEMPT; a replay engine picks the sample by it
+    priority: int = 0  # smaller first
+    return_token_ids: bool = False  # costs a list of numbers per event
+
+
+@dataclass(frozen=True, slots=True)
 class EngineTimeouts:
     """How long an engine may be silent, in seconds."""
 
@@ -61,23 +73,21 @@ class EngineClient:
     async def close(self) -> None:
         await self._session.close()
 
-    def open(self, endpoint: Endpoint, query: Query, branch: Branch, *, request_id: str, priority: int) -> EngineCall:
+    def open(self, request: CallRequest) -> EngineCall:
         """A call that starts when its `completion` is awaited."""
-        return EngineCall(self, endpoint, query, branch, request_id, priority)
+        return EngineCall(self, request)
 
-    async def request(
-        self, endpoint: Endpoint, query: Query, branch: Branch, request_id: str, priority: int
-    ) -> aiohttp.ClientResponse:
-        """The open response of one branch's request. Raises `EngineError`, and what aiohttp raises."""
-        url, kind = endpoint.url, endpoint.kind
+    async def send(self, request: CallRequest) -> aiohttp.ClientResponse:
+        """The open response to a request. Raises `EngineError`, and what aiohttp raises."""
+        url, kind, query = request.endpoint.url, request.endpoint.kind, request.query
         if query.sampling.seed is not None and not kind.honours_seed:
             message = f"an engine of kind {kind} cannot honour a seed; leave sampling.seed unset"
             raise EngineError(EngineReason.SEED_UNSUPPORTED, message)
         path = "/v1/completions" if query.prompt is not None else "/v1/chat/completions"
-        body = request_body(query, branch, speaks_vllm=kind.speaks_vllm)
-        if kind.speaks_vllm and priority and url not in self._without_priority:
-            body["priority"] = priority
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        body = request_body(request)
+        if url in self._without_priority:
+            body.pop("priority", None)
+        headers = {"Content-Type": "application/json", "X-Request-Id": request.request_id}
         response = await self._session.post(url + path, data=wire.encode_body(body), headers=headers)
         if response.status == 200:
             return response
@@ -85,7 +95,7 @@ class EngineClient:
         if response.status == 400 and "priority" in body and "priority" in message.lower():
             # vLLM without --scheduling-policy priority refuses any; the order is kept outside the engine anyway.
             self._without_priority.add(url)
-            return await self.request(endpoint, query, branch, request_id, 0)
+            return await self.send(request)
         raise refusal(response.status, message, url)
 
 
@@ -95,27 +105,23 @@ class EngineCall:
     Attributes:
         tokens: completion tokens so far, as the engine last said; where it says nothing, one per event.
         prompt_tokens, cached_prompt_tokens: of the prompt, known from the first event on.
-        parts: the text so far; listeners may read it between events.
+        token_ids: of the completion so far; only where they were asked for and the engine knows them.
+        parts: the text so far.
     """
 
     __slots__ = (
-        "_client", "_endpoint", "_priority", "_query", "_request_id", "_response",
-        "branch", "cached_prompt_tokens", "is_closed", "parts", "prompt_tokens", "tokens",
+        "_client", "_request", "_response",
+        "cached_prompt_tokens", "is_closed", "parts", "prompt_tokens", "token_ids", "tokens",
     )  # fmt: skip
 
-    def __init__(
-        self, client: EngineClient, endpoint: Endpoint, query: Query, branch: Branch, request_id: str, priority: int
-    ) -> None:
+    def __init__(self, client: EngineClient, request: CallRequest) -> None:
         self._client = client
-        self._endpoint = endpoint
-        self._query = query
-        self._request_id = request_id
-        self._priority = priority
+        self._request = request
         self._response: aiohttp.ClientResponse | None = None
-        self.branch = branch
         self.tokens = 0
         self.prompt_tokens = 0
         self.cached_prompt_tokens = 0
+        self.token_ids: list[int] = []
         self.parts: list[str] = []
         self.is_closed = False
 
@@ -135,22 +141,20 @@ class EngineCall:
             EngineError: whatever went wrong; nothing else but cancellation leaves here.
         """
         try:
-            self._response = await self._client.request(
-                self._endpoint, self._query, self.branch, self._request_id, self._priority
-            )
+            self._response = await self._client.send(self._request)
             if self.is_closed:
                 self._response.close()
             return await self._read(self._response, on_progress)
         except EngineError:
             raise
         except TimeoutError as error:
-            message = f"the engine at {self._endpoint.url} sent nothing for {self._client.timeouts.stall:g} s"
+            message = f"the engine at {self._request.endpoint.url} sent nothing for {self._client.timeouts.stall:g} s"
             raise EngineError(EngineReason.ENGINE_HUNG, message) from error
         except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
-            message = f"the engine at {self._endpoint.url} broke the stream off after {self.tokens} tokens"
+            message = f"the engine at {self._request.endpoint.url} broke the stream off after {self.tokens} tokens"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message) from error
         except (aiohttp.ClientError, OSError) as error:
-            message = f"the engine at {self._endpoint.url} cannot be reached: {error}"
+            message = f"the engine at {self._request.endpoint.url} cannot be reached: {error}"
             raise EngineError(EngineReason.ENGINE_UNAVAILABLE, message) from error
         finally:
             if self._response is not None:
@@ -167,15 +171,14 @@ class EngineCall:
                 new = ""
                 for choice in chunk.choices:
                     new, is_reasoning = _text(choice, is_reasoning)
+                    self.token_ids += choice.token_ids or ()
                     finish_reason = choice.finish_reason or finish_reason
                 if new:
                     self.parts.append(new)
                 self._count(chunk)
                 on_progress(new)
-            if reader.done:
-                break
         if not finish_reason:
-            message = f"the engine at {self._endpoint.url} ended the stream without a finish reason"
+            message = f"the engine at {self._request.endpoint.url} ended the stream without a finish reason"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
         if is_reasoning:
             self.parts.append("</think>")
@@ -192,9 +195,9 @@ class EngineCall:
             self.cached_prompt_tokens = usage.prompt_tokens_details.cached_tokens or 0
 
 
-def request_body(query: Query, branch: Branch, *, speaks_vllm: bool) -> dict[str, Any]:
+def request_body(request: CallRequest) -> dict[str, Any]:
     """The JSON body of one branch's request. One request per branch: aborting an n > 1 request is all or nothing."""
-    sampling = query.sampling
+    query, sampling = request.query, request.query.sampling
     stream_options = {"include_usage": True}
     body: dict[str, Any] = {"model": query.model, "stream": True, "stream_options": stream_options}
     if query.prompt is not None:
@@ -208,11 +211,15 @@ def request_body(query: Query, branch: Branch, *, speaks_vllm: bool) -> dict[str
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.seed is not None:
-        body["seed"] = sampling.seed + branch
-    if speaks_vllm:
+        body["seed"] = sampling.seed + request.branch
+    if request.endpoint.kind.speaks_vllm:
         stream_options["continuous_usage_stats"] = True
         if sampling.top_k:
             body["top_k"] = sampling.top_k
+        if request.priority:
+            body["priority"] = request.priority
+        if request.return_token_ids:
+            body["return_token_ids"] = True
     return body
 
 

@@ -23,6 +23,7 @@ class Choice(msgspec.Struct):
 
     delta: Delta | None = None
     text: str | None = None
+    token_ids: list[int] | None = None  # vLLM's, on request
     finish_reason: str | None = None
 
 

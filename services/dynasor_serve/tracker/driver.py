@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dynasor_serve.certaindex.answers import extract
-from dynasor_serve.engines.client import Completion, EngineClient
+from dynasor_serve.engines.client import CallRequest, Completion, EngineClient
 from dynasor_serve.engines.errors import EngineError
 from dynasor_serve.programs.events import (
     AnswersCompared,
@@ -136,11 +136,13 @@ class ProgramDriver:
             return
         self._starts[branch] = self._starts.get(branch, 0) + 1
         engine_call = self._tools.engines.open(
-            granted.endpoint,
-            self.program.query,
-            branch,
-            request_id=f"{self.query_id}/{branch}/{granted.attempt}",
-            priority=granted.priority,
+            CallRequest(
+                endpoint=granted.endpoint,
+                query=self.program.query,
+                branch=branch,
+                request_id=f"{self.query_id}/{branch}/{granted.attempt}",
+                priority=granted.priority,
+            )
         )
         call = RunningCall(granted, engine_call)
         self.calls[branch] = call
