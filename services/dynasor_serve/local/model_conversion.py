@@ -81,8 +81,7 @@ def is_on_disk(options: VllmOptions) -> bool:
 
 
 async def convert(options: VllmOptions, report: Report) -> None:
-    """Makes sure that the model can be served: converts the packaged one; any other is only checked for its
-    form.
+    """Makes sure that the model can be served: converts the packaged one, checks the form of any other's name.
 
     Raises:
         EngineError: The model's name means nothing, the download or the conversion failed, or the file is not

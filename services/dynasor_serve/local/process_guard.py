@@ -96,9 +96,7 @@ def _reap(command_pid: int) -> int | None:
 
 
 def _end_what_is_left(command_pid: int) -> None:
-    """Kills and collects the descendants that outlived the command, those in sessions of their own
-    included.
-    """
+    """Kills and collects the descendants that outlived the command, in whatever process group they are."""
     while True:
         _send_group(command_pid, signal.SIGKILL)
         for pid in _children():

