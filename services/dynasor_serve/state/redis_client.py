@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,14 +23,20 @@ class StateFull(Exception):
     """Redis is at its memory limit (`noeviction`) and takes no writes; retry when queries have finished."""
 
 
+# Most connections of one process. Commands wait for their turn: after an outage every program has something to say.
+_MOST_CONNECTIONS = 64
+
+
 def connect(url: str, *, timeout_seconds: float = 5.0) -> Redis:
     """A client; nothing is connected before its first command.
 
     One quick retry covers a connection that died idle; callers decide about longer outages. Every script here may be
     sent twice.
     """
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=_MOST_CONNECTIONS,
+        timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         socket_keepalive=True,
@@ -37,14 +45,41 @@ def connect(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         retry_on_error=[RedisConnectionError],
         protocol=2,
     )
+    pool.connection_class = _CONNECTIONS[pool.connection_class]
+    return Redis.from_pool(pool)
+
+
+class _TypedSends(AbstractConnection):
+    """Says that a connection is closed in redis-py's own terms: uvloop says it with a bare `RuntimeError`."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise RedisConnectionError(f"Connection closed while writing to socket: {error}") from error
+
+
+class _TypedTcp(_TypedSends, Connection):
+    pass
+
+
+class _TypedTls(_TypedSends, SSLConnection):
+    pass
+
+
+class _TypedUnix(_TypedSends, UnixDomainSocketConnection):
+    pass
+
+
+_CONNECTIONS = {Connection: _TypedTcp, SSLConnection: _TypedTls, UnixDomainSocketConnection: _TypedUnix}
 
 
 async def ping(redis: Redis) -> None:
-    """Raises `StateUnavailable` naming the server where it does not answer."""
+    """Raises `StateUnavailable` where the server does not answer."""
     try:
         await redis.ping()
     except RedisError as error:
-        raise StateUnavailable(f"Redis does not answer: {error}; check DYNASOR_REDIS_URL") from error
+        raise StateUnavailable(f"Redis does not answer: {error}; check the setting redis_url") from error
 
 
 class Script:
