@@ -144,9 +144,22 @@ class ProgramLog:
         return AcceptStatus(status.decode()), QueryId(found.decode())
 
     async def claim(
-        self, shard: Shard, *, tracker: str, address: str, limit: int, lease_ms: int, adopt_own: bool = False
+        self,
+        shard: Shard,
+        *,
+        tracker: str,
+        process: str,
+        address: str,
+        limit: int,
+        lease_ms: int,
+        adopt_own: bool = False,
     ) -> list[Claim]:
-        """Takes up to `limit` programs of a shard; `adopt_own` also those an earlier process of this name holds."""
+        """Takes up to `limit` programs of a shard.
+
+        Args:
+            tracker, process: who claims, and which process under that name.
+            adopt_own: whether also those that an earlier process of this name holds.
+        """
         entries = await self._claim(
             [keys.leases(shard), keys.queue(shard)],
             [
@@ -156,6 +169,7 @@ class ProgramLog:
                 lease_ms,
                 keys.prefix(shard),
                 keys.appended_channel(shard),
+                process,
                 "1" if adopt_own else "0",
             ],
         )

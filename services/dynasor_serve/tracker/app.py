@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from dynasor_serve.api.tracker.v1 import tracker_pb2, tracker_pb2_grpc
 from dynasor_serve.engines.client import EngineClient, EngineTimeouts
@@ -12,6 +13,7 @@ from dynasor_serve.rpc.server import GrpcServer
 from dynasor_serve.state.program_log import ProgramLog
 from dynasor_serve.state.redis_client import StateUnavailable, connect, ping
 from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools
 from dynasor_serve.tracker.equality import EqualityLink
 from dynasor_serve.tracker.grants import SchedulerLink
@@ -48,6 +50,7 @@ class TrackerApp:
             log,
             tools,
             self._metrics,
+            process=f"{os.getpid()}-{unix_ms()}",
             address=settings.advertise or settings.listen,
             max_programs=settings.max_programs,
             lease_seconds=settings.lease_seconds,

@@ -48,6 +48,7 @@ class Holdings:
         tools: DriverTools,
         metrics: Metrics,
         *,
+        process: str,
         address: str,
         max_programs: int,
         lease_seconds: float,
@@ -57,13 +58,16 @@ class Holdings:
         self._log = log
         self._tools = tools
         self._metrics = metrics
+        self._process = process
         self._address = address
         self._max_programs = max_programs
         self._lease_seconds = lease_seconds
         self._claim_interval_seconds = claim_interval_seconds
         self._drivers: dict[QueryId, ProgramDriver] = {}
         self._to_claim: set[Shard] = set(keys.SHARDS)  # shards that may hold work
+        self._to_claim_with_room: set[Shard] = set()  # the same, found while `max_programs` were held
         self._wakeup = asyncio.Event()
+        self._claiming = asyncio.Lock()  # held while claimed programs are on their way
         self._is_draining = False
         self._emptied = asyncio.Event()
 
@@ -95,8 +99,10 @@ class Holdings:
 
     async def drain(self, grace_seconds: float) -> None:
         """Claims nothing more, lets programs finish within the grace and hands the rest back."""
-        self._is_draining = True
+        async with self._claiming:
+            self._is_draining = True
         if self._drivers:
+            self._emptied.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._emptied.wait()
@@ -136,23 +142,27 @@ class Holdings:
             self._to_claim |= set(keys.SHARDS)
 
     async def _claim(self, shard: Shard, adopt_own: bool) -> None:
-        while not self._is_draining:
-            limit = min(_MOST_CLAIMED_AT_ONCE, self._max_programs - len(self._drivers))
-            if limit <= 0:
-                return
-            claims = await self._log.claim(
-                shard,
-                tracker=self._tools.tracker,
-                address=self._address,
-                limit=limit,
-                lease_ms=round(self._lease_seconds * 1000),
-                adopt_own=adopt_own,
-            )
-            for claim in claims:
-                await self._begin(claim)
-            adopt_own = adopt_own and len(claims) == limit
-            if len(claims) < limit:
-                return
+        is_exhausted = False
+        while not is_exhausted:
+            async with self._claiming:
+                limit = min(_MOST_CLAIMED_AT_ONCE, self._max_programs - len(self._drivers))
+                if self._is_draining:
+                    return
+                if limit <= 0:
+                    self._to_claim_with_room.add(shard)
+                    return
+                claims = await self._log.claim(
+                    shard,
+                    tracker=self._tools.tracker,
+                    process=self._process,
+                    address=self._address,
+                    limit=limit,
+                    lease_ms=round(self._lease_seconds * 1000),
+                    adopt_own=adopt_own,
+                )
+                for claim in claims:
+                    await self._begin(claim)
+                is_exhausted = len(claims) < limit
 
     async def _begin(self, claim: Claim) -> None:
         former = self._drivers.get(claim.query_id)
@@ -262,8 +272,10 @@ class Holdings:
             del self._drivers[driver.query_id]
             if not self._drivers:
                 self._emptied.set()
-            if len(self._drivers) == self._max_programs - 1:
-                self._wakeup.set()  # there is room again
+            if len(self._drivers) == self._max_programs - 1:  # there is room again
+                self._to_claim |= self._to_claim_with_room
+                self._to_claim_with_room.clear()
+                self._wakeup.set()
 
     def _by_shard(self) -> dict[Shard, list[ProgramDriver]]:
         shards: defaultdict[Shard, list[ProgramDriver]] = defaultdict(list)

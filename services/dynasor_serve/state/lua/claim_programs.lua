@@ -2,15 +2,16 @@
 -- Each claim raises the program's epoch and records itself in the log, so that an earlier owner is fenced from then on.
 -- KEYS  1 leases  2 queue
 -- ARGV  1 tracker  2 its address  3 most programs  4 lease [ms]  5 key prefix of the shard  6 appended channel
---       7 '1' to take over the tracker's own leases too (an earlier process of the same name left them)
+--       7 this process of the tracker  8 '1' to take over leases that an earlier process of the same name left
 -- Returns a list of {query id, epoch, record, record, …}: the whole log of each claimed program.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local limit = tonumber(ARGV[3])
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
-if ARGV[7] == '1' and #ids < limit then
+if ARGV[8] == '1' and #ids < limit then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
-    if #ids < limit and redis.call('HGET', ARGV[5] .. 'program:' .. id, 'owner') == ARGV[1] then
+    local held = redis.call('HMGET', ARGV[5] .. 'program:' .. id, 'owner', 'process')
+    if #ids < limit and held[1] == ARGV[1] and held[2] ~= ARGV[7] then
       ids[#ids + 1] = id
     end
   end
@@ -25,7 +26,8 @@ for _, id in ipairs(ids) do
   local program, log = ARGV[5] .. 'program:' .. id, ARGV[5] .. 'log:' .. id
   local epoch = redis.call('HINCRBY', program, 'epoch', 1)
   local lost = tonumber(redis.call('HGET', program, 'running_tokens') or '0')
-  redis.call('HSET', program, 'owner', ARGV[1], 'address', ARGV[2], 'phase', 'running', 'running_tokens', 0)
+  redis.call('HSET', program, 'owner', ARGV[1], 'process', ARGV[7], 'address', ARGV[2], 'phase', 'running',
+    'running_tokens', 0)
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), id)
   redis.call('ZREM', KEYS[2], id)
   local record = cjson.encode({
