@@ -140,7 +140,7 @@ class Pools:
                 self._served[pool].pool.ended(call, end, tokens)
         for program in message.withdrawn:
             for served in self._served.values():
-                served.pool.withdraw(program)
+                served.pool.withdraw(session.tracker, program)
         for want in map(want_from, message.wants):
             self._pool(want.pool).pool.want(session.tracker, want, now)
         self.dispatch()

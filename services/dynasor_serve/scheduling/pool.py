@@ -19,13 +19,22 @@ from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, Worker, W
 _CLASS_STRIDE = 1_000_000  # of the engine priority, so that a class never overtakes a more urgent one
 
 
+_MOST_STALE_ENTRIES = 64  # in a heap, beside as many as calls wait; then it is rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    arrival: int  # number of the call's arrival
+    wanted_at: float  # seconds
+
+
 @dataclass(slots=True)
 class _Program:
     tracker: str
     want: Want
     arrival: int
-    waiting: dict[CallId, int] = field(default_factory=dict)  # call -> number of its arrival
-    version: int = 0  # of the want; entries of the heap with an older one are stale
+    waiting: dict[CallId, _Waiting] = field(default_factory=dict)
+    version: int = 0  # of the want; entries of the heap with another one are stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,7 @@ class _Running:
 
 # (class rank, key, arrival of the program, arrival of the call, version of the want, call): smaller goes first
 _Entry = tuple[int, float, int, int, int, CallId]
+_Aged = tuple[float, int, CallId]  # (wanted at [s], arrival of the call, call)
 
 
 class Pool:
@@ -51,12 +61,14 @@ class Pool:
         self._longest_wait_seconds = longest_wait_seconds
         self._history = BranchHistory()
         self._workers: dict[str, Worker] = {}  # name -> worker
-        self._programs: dict[str, _Program] = {}  # program -> its want
+        # (tracker, program) -> its want; while a lease changes hands, two trackers may want the same program
+        self._programs: dict[tuple[str, str], _Program] = {}
+        self._waiting: dict[CallId, _Program] = {}  # waiting call -> whose it is
         self._running: dict[CallId, _Running] = {}  # granted or running call -> where
         self._heap: list[_Entry] = []
-        self._oldest: list[tuple[float, int, CallId]] = []  # (wanted at [s], arrival, call): a heap by age
-        self._wanted_at: dict[CallId, float] = {}  # waiting call -> when it was first wanted [s]
+        self._oldest: list[_Aged] = []  # a heap by age
         self._arrivals = count()
+        self._versions = count()
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -64,45 +76,52 @@ class Pool:
 
     @property
     def waiting_calls(self) -> int:
-        return len(self._wanted_at)
+        return len(self._waiting)
 
     @property
     def running_calls(self) -> int:
         return len(self._running)
 
+    @property
+    def queue_entries(self) -> int:
+        """Entries that the queues hold, stale ones included: at most a few times the calls that wait."""
+        return len(self._heap) + len(self._oldest)
+
     # --- what trackers say ---
 
     def want(self, tracker: str, want: Want, now: float) -> None:
-        """States what a program wants, replacing what it wanted before. `now` in seconds."""
-        program = self._programs.get(want.program)
+        """States what a program wants, replacing what its tracker wanted before. `now` in seconds."""
+        program = self._programs.get((tracker, want.program))
         if program is None:
             program = _Program(tracker, want, next(self._arrivals))
-            self._programs[want.program] = program
-        program.tracker, program.want, program.version = tracker, want, program.version + 1
+            self._programs[tracker, want.program] = program
+        program.want, program.version = want, next(self._versions)
         for call in program.waiting.keys() - set(want.calls):
-            del program.waiting[call], self._wanted_at[call]
+            del program.waiting[call], self._waiting[call]
         for call in want.calls:
-            if call not in program.waiting and call not in self._running:
+            if call not in self._waiting and call not in self._running:
                 arrival = next(self._arrivals)
-                program.waiting[call] = arrival
-                self._wanted_at[call] = now
+                program.waiting[call] = _Waiting(arrival, now)
+                self._waiting[call] = program
                 heapq.heappush(self._oldest, (now, arrival, call))
         self._push(program)
 
-    def withdraw(self, program: str) -> None:
-        """Forgets what a program wants. Its running calls still end one by one."""
-        gone = self._programs.pop(program, None)
+    def withdraw(self, tracker: str, program: str) -> None:
+        """Forgets what a tracker's program wants. Its running calls still end one by one."""
+        gone = self._programs.pop((tracker, program), None)
         for call in gone.waiting if gone else ():
-            del self._wanted_at[call]
+            del self._waiting[call]
+        self._drop_stale_entries()
 
     def restate_running(self, tracker: str, call: CallId, worker: str, algorithm: str = "") -> None:
         """A call that runs already, told by its tracker after a fail-over."""
+        self.ended(call, CallEnd.CANCELLED, 0)  # where it was thought to run before
         self._running[call] = _Running(tracker, algorithm, worker)
         if worker in self._workers:
             self._workers[worker].in_flight[call] = self._history.tokens_per_branch(algorithm, 0)
-        program = self._programs.get(call.program)
-        if program is not None and program.waiting.pop(call, None) is not None:
-            del self._wanted_at[call]
+        program = self._waiting.pop(call, None)
+        if program is not None:
+            del program.waiting[call]
 
     def ended(self, call: CallId, end: CallEnd, tokens: int) -> None:
         """A call no longer runs; its place is free."""
@@ -118,8 +137,8 @@ class Pool:
 
     def tracker_gone(self, tracker: str) -> list[CallId]:
         """Forgets a tracker: its calls died with it, or it will restate them. Returns the calls it ran."""
-        for program in [name for name, entry in self._programs.items() if entry.tracker == tracker]:
-            self.withdraw(program)
+        for owner, program in [key for key in self._programs if key[0] == tracker]:
+            self.withdraw(owner, program)
         calls = [call for call, running in self._running.items() if running.tracker == tracker]
         for call in calls:
             self.ended(call, CallEnd.CANCELLED, 0)
@@ -132,6 +151,9 @@ class Pool:
         worker = self._workers.get(name)
         if worker is None:
             worker = self._workers[name] = Worker(name, url, engine, max_in_flight)
+            for call, running in self._running.items():  # restated before the worker was known
+                if running.worker == name:
+                    worker.in_flight[call] = self._history.tokens_per_branch(running.algorithm, 0)
         if worker.url != url or worker.state is WorkerState.DRAINING:
             worker.state = WorkerState.STARTING
         worker.url, worker.engine, worker.max_in_flight = url, engine, max_in_flight
@@ -160,7 +182,7 @@ class Pool:
     def grants(self, now: float) -> list[Grant]:
         """All calls that may start now, in order. `now` in seconds."""
         granted: list[Grant] = []
-        while self._wanted_at and (worker := least_work(self._workers.values())) is not None:
+        while self._waiting and (worker := least_work(self._workers.values())) is not None:
             call = self._next_call(now)
             if call is None:
                 break
@@ -168,24 +190,19 @@ class Pool:
         return granted
 
     def _next_call(self, now: float) -> CallId | None:
-        while self._oldest and self._oldest[0][2] not in self._wanted_at:
+        while self._oldest and not self._still_waits(self._oldest[0]):
             heapq.heappop(self._oldest)
         if self._oldest and now - self._oldest[0][0] > self._longest_wait_seconds:
             return self._oldest[0][2]
-        while self._heap:
-            *_, version, call = self._heap[0]
-            program = self._programs.get(call.program)
-            if program is not None and program.version == version and call in program.waiting:
-                return call
+        while self._heap and not self._is_current(self._heap[0]):
             heapq.heappop(self._heap)
-        return None
+        return self._heap[0][-1] if self._heap else None
 
     def _grant(self, call: CallId, worker: Worker, now: float) -> Grant:
-        program = self._programs[call.program]
+        program = self._waiting.pop(call)
         want = program.want
         tokens = self._tokens_per_branch(want)
-        del program.waiting[call]
-        waited = now - self._wanted_at.pop(call)
+        waited = now - program.waiting.pop(call).wanted_at
         worker.in_flight[call] = tokens
         self._running[call] = _Running(program.tracker, want.algorithm, worker.name)
         priority = want.class_rank * _CLASS_STRIDE + self._ordering.engine_priority(want, tokens)
@@ -194,9 +211,31 @@ class Pool:
     def _push(self, program: _Program) -> None:
         want = program.want
         tokens = self._tokens_per_branch(want)
-        for call, arrival in program.waiting.items():
-            key = self._ordering.key(want, arrival, tokens)
-            heapq.heappush(self._heap, (want.class_rank, key, program.arrival, arrival, program.version, call))
+        for call, waiting in program.waiting.items():
+            key = self._ordering.key(want, waiting.arrival, tokens)
+            entry = (want.class_rank, key, program.arrival, waiting.arrival, program.version, call)
+            heapq.heappush(self._heap, entry)
+        self._drop_stale_entries()
+
+    def _is_current(self, entry: _Entry) -> bool:
+        *_, version, call = entry
+        program = self._waiting.get(call)
+        return program is not None and program.version == version
+
+    def _still_waits(self, entry: _Aged) -> bool:
+        _, arrival, call = entry
+        program = self._waiting.get(call)
+        return program is not None and program.waiting[call].arrival == arrival
+
+    def _drop_stale_entries(self) -> None:
+        """Rebuilds the heaps once most of their entries are stale; the cost is shared by those that became so."""
+        most = 2 * len(self._waiting) + _MOST_STALE_ENTRIES if self._waiting else 0
+        if len(self._heap) > most:
+            self._heap = list(filter(self._is_current, self._heap))
+            heapq.heapify(self._heap)
+        if len(self._oldest) > most:
+            self._oldest = list(filter(self._still_waits, self._oldest))
+            heapq.heapify(self._oldest)
 
     def _tokens_per_branch(self, want: Want) -> float:
         return self._history.tokens_per_branch(want.algorithm, want.mean_tokens_per_branch)
