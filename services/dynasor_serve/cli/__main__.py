@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from dynasor_serve.cli import demo, queries, rules, run, submit, up, version
+from dynasor_serve.cli import bench, demo, queries, rules, run, submit, up, version
 from dynasor_serve.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from dynasor_serve.cli.failures import CommandFailed
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, run, submit, queries, demo, rules, version):
+for command in (up, run, submit, queries, demo, bench, rules, version):
     app.add_typer(command.app)
 
 
