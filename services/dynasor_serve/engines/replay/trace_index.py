@@ -1,7 +1,7 @@
 """Which record does a prompt mean?
 
-A prompt names its record with a marker anywhere in its text, or is, word for word, the prompt that a record
-stores. `app` asks once per request; built once at start from `traces.read_records`.
+A prompt names its record with a marker anywhere in its text, or is, word for word, the prompt or the bare question
+that a record stores. `app` asks once per request; built once at start from `traces.read_records`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TraceIndex:
         Args:
             model: Served model name, equal to the records' `model`.
             text: The whole prompt, where a marker is looked for.
-            question: What may equal a recorded `prompt`, looked up when there is no marker.
+            question: What may equal a recorded `prompt` or `question`, looked up when there is no marker.
 
         Raises:
             UnknownModel: No record comes from this model.
@@ -81,14 +81,15 @@ class _ModelRecords:
     def __init__(self) -> None:
         self._exact: defaultdict[str, list[SamplesRecord]] = defaultdict(list)  # "dataset/question_id" -> runs
         self._short: defaultdict[str, list[SamplesRecord]] = defaultdict(list)  # question_id that begins with dataset
-        self._prompts: dict[str, SamplesRecord] = {}  # prompt without outer blanks -> record
+        self._prompts: dict[str, SamplesRecord] = {}  # prompt or question without outer blanks -> record
 
     def add(self, record: SamplesRecord) -> None:
         self._exact[f"{record.dataset}/{record.question_id}"].append(record)
         if record.question_id.startswith(record.dataset + "/"):
             self._short[record.question_id].append(record)
-        if record.prompt is not None:
-            self._prompts.setdefault(record.prompt.strip(), record)
+        for text in (record.prompt, record.question):
+            if text is not None:
+                self._prompts.setdefault(text.strip(), record)
 
     def of_prompt(self, question: str) -> SamplesRecord | None:
         return self._prompts.get(question.strip())

@@ -61,7 +61,8 @@ class SamplesRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Every recorded completion of one question by one model run, in recorded order.
 
     `run_id`, `effort` and `method` tell runs of the same question by the same model apart. `verifiable`
-    marks questions whose answers are checked rather than voted on. `prompt` is the exact prompt, where recorded.
+    marks questions whose answers are checked rather than voted on. `prompt` is the exact prompt and `question` the
+    bare question in it, where recorded.
     """
 
     dataset: str
@@ -75,6 +76,7 @@ class SamplesRecord(msgspec.Struct, frozen=True, kw_only=True):
     method: str | None = None
     verifiable: bool = False
     prompt: str | None = None
+    question: str | None = None
 
     def answer_text(self, sample: Sample) -> str | None:
         """Return the sample's answer as the model would write it: `GOLD` becomes the gold answer."""
