@@ -48,7 +48,7 @@ async def _until_ready(channel: grpc.aio.Channel, address: str) -> None:
         async with asyncio.timeout(_CONNECT_SECONDS):
             while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                 if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                    raise unreachable(address, "the connection is refused or is not gRPC")
+                    raise unreachable(address, "nobody listens there, or it is no gRPC server")
                 await channel.wait_for_state_change(state)
     except TimeoutError:
         raise unreachable(address, f"no connection within {_CONNECT_SECONDS:g} s") from None

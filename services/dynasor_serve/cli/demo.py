@@ -117,15 +117,16 @@ async def _demonstrate(stack_options: StackOptions, options: DemoOptions) -> Exi
                 await parts.enter_async_context(stack)
             except StackError as error:
                 raise CommandFailed(str(error), ExitCode.FAILED) from error
-        early, fixed = await _both_passes(stack.gateway, options, console)
+        early, fixed = await _both_passes(stack, options, console)
     return _concluded(early, fixed, stack.engine, options, console)
 
 
-async def _both_passes(address: str, options: DemoOptions, console: Console) -> tuple[Pass, Pass]:
+async def _both_passes(stack: LocalStack, options: DemoOptions, console: Console) -> tuple[Pass, Pass]:
+    address = stack.gateway
     early, fixed = not_yet_asked(options.questions), not_yet_asked(options.questions)
     async with connected(address) as stub:
         ask = partial(ask_all, stub, address, concurrency=options.concurrency)
-        console.print(f"\n{_introduction(options)}\n", highlight=False)
+        console.print(f"\n{_introduction(options, stack.engine)}\n", markup=False, highlight=False)
         began = time.monotonic()
         with watching_each(console, early) as changed:
             await ask(early, rule=options.rule, changed=changed)
@@ -137,9 +138,9 @@ async def _both_passes(address: str, options: DemoOptions, console: Console) -> 
         return Pass(early, early_seconds), Pass(fixed, time.monotonic() - began)
 
 
-def _introduction(options: DemoOptions) -> str:
+def _introduction(options: DemoOptions, engine: EngineEndpoint) -> str:
     return (
-        f"{plural(len(options.questions), 'question')}, at most {MAX_SAMPLES} samples each, {WIDTH} at a time, "
+        f"{engine.model} ({engine.kind.value}): {plural(len(options.questions), 'question')}, at most {MAX_SAMPLES} samples each, {WIDTH} at a time, "
         f"{options.concurrency} questions at once. A vote stops as soon as its rule says that it is settled."
     )
 
@@ -153,7 +154,7 @@ def _concluded(early: Pass, fixed: Pass, engine: EngineEndpoint, options: DemoOp
     table = summary(comparison, rule=early.rule, early_seconds=early.seconds, fixed_seconds=fixed.seconds)
     console.print("\n", table, "\n", sep="", highlight=False)
     for line in conclusions(comparison, estimated_saved=estimated_saved, is_replay=engine.kind is EngineKind.REPLAY):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     if options.report is not None:
         report = _report(early, fixed, comparison, estimated_saved, engine)
         options.report.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

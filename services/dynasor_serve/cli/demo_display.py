@@ -66,11 +66,9 @@ def table_of(asked: Sequence[Asked]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("question", no_wrap=True, max_width=_QUESTION_CHARACTERS)
     table.add_column("answer so far", no_wrap=True, max_width=16)
-    table.add_column("votes", no_wrap=True, justify="right")
-    table.add_column("certaindex", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("saved*", justify="right", no_wrap=True)
-    table.add_column("why it stopped", no_wrap=True)
+    for name, characters in (("votes", 8), ("certaindex", 10), ("tokens", 6), ("saved*", 6)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=characters)
+    table.add_column("why it stopped", no_wrap=True, min_width=14)
     for one in asked:
         table.add_row(*_cells(one))
     return table

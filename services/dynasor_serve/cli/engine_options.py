@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from dynasor_serve.cli.exit_codes import ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input
+from dynasor_serve.engines.replay.traces import TraceFormatError, read_records
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.local.stack import ExternalOptions, ReplayOptions, free_port
 from dynasor_serve.local.vllm_options import EngineError, VllmOptions, choose_engine
@@ -53,6 +55,15 @@ def engine_of(engine: str, model: str, traces: Sequence[Path], *, replay_flags: 
     if engine.startswith(("http://", "https://")):
         return ExternalOptions(engine, model=model)
     raise bad_input(f"--engine is {engine!r}; give vllm, replay, or a URL like http://127.0.0.1:8000")
+
+
+def example_question(engine: Engine) -> str:
+    """A question that the engine can answer: of a replay engine a marker of what it has recorded."""
+    if isinstance(engine, ReplayOptions):
+        with contextlib.suppress(TraceFormatError):
+            for record in read_records(engine.traces):
+                return f"[[trace:{record.dataset}/{record.question_id}]]"
+    return "What is the capital of France?"
 
 
 def _vllm(model: str) -> VllmOptions:

@@ -113,9 +113,15 @@ def event_line(event: Json) -> str:
 
 
 def plain(message: Message) -> dict[str, Json]:
-    """A protobuf message as plain values: set fields only, numbers as numbers, times in ISO 8601, phases by name."""
+    """A protobuf message as plain values: numbers as numbers, times in ISO 8601, phases by name.
+
+    What is unset is left out; a zero that means zero stays.
+    """
     fields: dict[str, Json] = {}
-    for field, value in message.ListFields():
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
         if field.enum_type is not None and field.enum_type.name == "QueryPhase":
             fields[field.name] = PHASES.get(value, "unknown")
         elif field.is_repeated and field.message_type is not None and field.message_type.GetOptions().map_entry:

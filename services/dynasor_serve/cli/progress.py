@@ -25,7 +25,7 @@ def changing_line(*, plain_lines: bool) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal:
         yield _print_changes() if plain_lines else lambda _: None
         return
-    with console.status("") as status:
+    with console.status("asking") as status:
         yield lambda line: status.update(escape(line))
 
 

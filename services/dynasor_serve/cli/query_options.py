@@ -5,7 +5,6 @@ What a query may hold is the server's to decide: only what cannot be put into th
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +33,7 @@ _CLASSES = {
     ClassName.BATCH: pb.QUERY_CLASS_BATCH,
 }
 
+_LONGEST_DURATION_SECONDS = 1e9  # what is sent; the server allows less
 _COMPUTE, _SAMPLING, _SERVICE = "How much compute", "How it samples", "How it is served"
 
 QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads standard input.")]
@@ -135,35 +135,38 @@ class QueryOptions:
         Raises:
             CommandFailed: something cannot be put into a message at all.
         """
-        try:
-            query = pb.Query(
-                system_prompt=self.system,
-                sampling=pb.SamplingParameters(
-                    temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=self.stop
-                ),
-                answer_type=self.answer_type,
-                model=self.model,
-                algorithm=self._algorithm(),
-                policy=pb.Policy(rule=self.rule),
-                budget=pb.Budget(max_tokens=self.budget_tokens),
-                query_class=_CLASSES[self.query_class],
-                tenant=self.tenant,
-                idempotency_key=self.idempotency_key,
-                labels=dict(map(_label, self.labels)),
-            )
-        except ValueError as error:
-            raise bad_input(f"a number is out of range: {error}", Reason.INVALID_QUERY) from error
+        self._refuse_what_does_not_fit()
+        query = pb.Query(
+            system_prompt=self.system,
+            sampling=pb.SamplingParameters(
+                temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=self.stop
+            ),
+            answer_type=self.answer_type,
+            model=self.model,
+            algorithm=self._algorithm(),
+            policy=pb.Policy(rule=self.rule),
+            budget=pb.Budget(max_tokens=self.budget_tokens),
+            query_class=_CLASSES[self.query_class],
+            tenant=self.tenant,
+            idempotency_key=self.idempotency_key,
+            labels=dict(map(_label, self.labels)),
+        )
         if self.deadline_seconds is not None:
-            if not math.isfinite(self.deadline_seconds) or abs(self.deadline_seconds) > 1e9:
-                raise bad_input(
-                    f"deadline: is {self.deadline_seconds:g} s; give a number of seconds", Reason.INVALID_QUERY
-                )
             query.deadline.FromNanoseconds(round(self.deadline_seconds * 1e9))
         if self.is_prompt:
             query.prompt = self.question
         else:
             query.chat.messages.add(role="user", content=self.question)
         return query
+
+    def _refuse_what_does_not_fit(self) -> None:
+        widths = ((self.max_samples, "max-samples", 31), (self.width, "width", 31), (self.max_tokens, "max-tokens", 31))
+        for number, option, bits in (*widths, (self.budget_tokens, "budget-tokens", 63)):
+            if number is not None and abs(number) >= 2**bits:
+                raise bad_input(f"--{option} is {number}; give a smaller number", Reason.INVALID_QUERY)
+        seconds = self.deadline_seconds
+        if seconds is not None and not abs(seconds) < _LONGEST_DURATION_SECONDS:
+            raise bad_input(f"--deadline is {seconds:g}; give a number of seconds", Reason.INVALID_QUERY)
 
     def _algorithm(self) -> pb.Algorithm:
         if self.algorithm not in ALGORITHMS:

@@ -66,34 +66,30 @@ def run(
 
     Samples many answers, lets them vote, and stops as soon as the rule says that the vote is settled.
     """
-    query = options.QueryOptions(
-        question=options.read_question(question),
-        is_prompt=prompt,
-        system=system,
-        answer_type=answer_type,
-        model=model,
-        algorithm=algorithm,
-        max_samples=max_samples,
-        width=width,
-        rule=rule,
-        budget_tokens=budget_tokens,
-        deadline_seconds=deadline,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-        query_class=query_class,
-        tenant=tenant,
-        idempotency_key=idempotency_key,
-        labels=tuple(label or ()),
-    )
-    raise typer.Exit(run_async(_run(query, address, as_json=as_json, quiet=quiet)))
-
-
-async def _run(query: options.QueryOptions, address: str, *, as_json: bool, quiet: bool) -> ExitCode:
-    standing = Standing(answer_type=query.answer_type)
+    standing = Standing(answer_type=answer_type)
     try:
-        exit_code = await _answer(query, address, standing, is_chatty=not quiet, plain_lines=not as_json)
+        query = options.QueryOptions(
+            question=options.read_question(question),
+            is_prompt=prompt,
+            system=system,
+            answer_type=answer_type,
+            model=model,
+            algorithm=algorithm,
+            max_samples=max_samples,
+            width=width,
+            rule=rule,
+            budget_tokens=budget_tokens,
+            deadline_seconds=deadline,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            stop=tuple(stop or ()),
+            query_class=query_class,
+            tenant=tenant,
+            idempotency_key=idempotency_key,
+            labels=tuple(label or ()),
+        )
+        exit_code = run_async(_answer(query, address, standing, is_chatty=not quiet, plain_lines=not as_json))
     except CommandFailed as failure:
         if as_json:
             print(one_line_json(refused_json(standing, failure)))
@@ -104,7 +100,7 @@ async def _run(query: options.QueryOptions, address: str, *, as_json: bool, quie
         print(answer_text(standing))
     else:
         print(f"{answer_text(standing)}\n{ending_line(standing)}")
-    return exit_code
+    raise typer.Exit(exit_code)
 
 
 async def _answer(
@@ -129,7 +125,6 @@ async def _answer(
 async def _follow(
     stub: ReasoningServiceStub, query: pb.Query, address: str, standing: Standing, show: Callable[[str], None]
 ) -> None:
-    show(progress_line(standing))
     async with contextlib.aclosing(run_query(stub, query, address)) as events:
         async for event in events:
             standing.apply(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dynasor_serve.cli.data_directory import default_data, owned
-from dynasor_serve.cli.engine_options import EngineOption, ModelOption, TracesOption, engine_of
+from dynasor_serve.cli.engine_options import EngineOption, ModelOption, TracesOption, engine_of, example_question
 from dynasor_serve.cli.exit_codes import ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
@@ -66,7 +67,7 @@ async def _up(options: StackOptions) -> None:
     assert options.data is not None
     _refuse_used_port(options.gateway_port)
     with owned(options.data), contextlib.suppress(Interrupted):
-        await until_interrupted(_serve(options), "stopping: calls that run may finish; Ctrl-C again stops at once")
+        await until_interrupted(_serve(options), "stopping; accepted queries go on at the next start")
 
 
 async def _serve(options: StackOptions) -> None:
@@ -78,7 +79,7 @@ async def _serve(options: StackOptions) -> None:
                 await parts.enter_async_context(stack)
             except StackError as error:
                 raise CommandFailed(str(error), ExitCode.FAILED) from error
-        print(_welcome(stack), flush=True)
+        print(_welcome(stack, example_question(options.engine)), flush=True)
         await watch_stack(stack, _notify)
 
 
@@ -93,15 +94,15 @@ def _refuse_used_port(port: int) -> None:
             raise CommandFailed(message, ExitCode.FAILED) from error
 
 
-def _welcome(stack: LocalStack) -> str:
+def _welcome(stack: LocalStack, question: str) -> str:
     address = "" if stack.gateway.endswith(f":{DEFAULT_GATEWAY_PORT}") else f" --address {stack.gateway}"
     return (
         f"\nDynasor serves {stack.engine.model} at {stack.gateway} (gRPC, with reflection)\n"
         f"  engine  {stack.engine.url} ({stack.engine.kind.value})\n"
         f"  state   {stack.data}\n"
         f"  logs    {stack.data / 'logs'}\n\n"
-        f'Ask:      dynasor run "What is the capital of France?"{address}\n'
-        f"Stop:     Ctrl-C\n"
+        f"Ask:   dynasor run {shlex.quote(question)}{address}\n"
+        f"Stop:  Ctrl-C\n"
     )
 
 
