@@ -139,8 +139,9 @@ async def _both_passes(stack: LocalStack, options: DemoOptions, console: Console
 
 
 def _introduction(options: DemoOptions, engine: EngineEndpoint) -> str:
+    questions = plural(len(options.questions), "question")
     return (
-        f"{engine.model} ({engine.kind.value}): {plural(len(options.questions), 'question')}, at most {MAX_SAMPLES} samples each, {WIDTH} at a time, "
+        f"{questions} for {engine.model} ({engine.kind.value}): at most {MAX_SAMPLES} samples each, {WIDTH} at a time, "
         f"{options.concurrency} questions at once. A vote stops as soon as its rule says that it is settled."
     )
 

@@ -19,7 +19,8 @@ from dynasor_serve.cli.presentation import NO_ANSWER, plural, shortened, stop_wo
 Changed = Callable[[Asked, pb.QueryEvent], None]
 
 _REFRESHES_PER_SECOND = 8
-_QUESTION_CHARACTERS = 34
+_OTHER_COLUMNS = 62  # width of all but the question, in characters
+_SHORTEST_QUESTION, _LONGEST_QUESTION = 16, 44
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def watching_each(console: Console, asked: Sequence[Asked]) -> Iterator[Changed]
         yield log
         return
     with Live(
-        get_renderable=lambda: table_of(asked), console=console, refresh_per_second=_REFRESHES_PER_SECOND
+        get_renderable=lambda: table_of(asked, console.width), console=console, refresh_per_second=_REFRESHES_PER_SECOND
     ) as live:
         yield lambda _one, _event: None
         live.refresh()
@@ -61,16 +62,17 @@ def counting(console: Console, title: str, asked: Sequence[Asked]) -> Iterator[C
     console.print(progress(), highlight=False)
 
 
-def table_of(asked: Sequence[Asked]) -> Table:
-    """All queries as they stand."""
+def table_of(asked: Sequence[Asked], width: int) -> Table:
+    """All queries as they stand, on a terminal of so many columns."""
+    characters = max(_SHORTEST_QUESTION, min(_LONGEST_QUESTION, width - _OTHER_COLUMNS))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    table.add_column("question", no_wrap=True, max_width=_QUESTION_CHARACTERS)
-    table.add_column("answer so far", no_wrap=True, max_width=16)
-    for name, characters in (("votes", 8), ("certaindex", 10), ("tokens", 6), ("saved*", 6)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=characters)
-    table.add_column("why it stopped", no_wrap=True, min_width=14)
+    table.add_column("question", no_wrap=True, width=characters)
+    table.add_column("answer", no_wrap=True, width=14)
+    for name, columns in (("votes", 8), ("certaindex", 10), ("tokens", 6), ("saved*", 6)):
+        table.add_column(name, justify="right", no_wrap=True, width=columns)
+    table.add_column("stopped", no_wrap=True, min_width=11)
     for one in asked:
-        table.add_row(*_cells(one))
+        table.add_row(*_cells(one, characters))
     return table
 
 
@@ -133,9 +135,9 @@ def conclusions(comparison: Comparison, *, estimated_saved: int, is_replay: bool
     ]
 
 
-def _cells(one: Asked) -> list[Text]:
+def _cells(one: Asked, characters: int) -> list[Text]:
     standing = one.standing
-    question = shortened(one.question.question, _QUESTION_CHARACTERS)
+    question = shortened(one.question.question, characters)
     if not standing.samples and not one.is_final:
         waiting = "" if standing.phase == "unknown" else "…"
         return [Text(question, "dim" if not waiting else ""), Text(waiting)]
@@ -144,14 +146,13 @@ def _cells(one: Asked) -> list[Text]:
     leading = next((count for answer, count in votes if answer == leader), 0)
     mark, style = ("✓", "green") if one.is_correct else ("✗", "red")
     answer = Text(
-        f"{mark if one.is_final else ' '} {shortened(leader, 14) or NO_ANSWER}", style if one.is_final else ""
+        f"{mark if one.is_final else ' '} {shortened(leader, 12) or NO_ANSWER}", style if one.is_final else ""
     )
     saved, why = Text(""), Text("")
     if standing.outcome is not None:
         saved = Text(str(standing.outcome.ledger.tokens_saved_estimate), "green")
-        why = Text(
-            stop_words(standing.outcome.stop_reason) if not one.error else one.error, "" if not one.error else "red"
-        )
+        stopped = standing.outcome.stop_reason.removeprefix("stop-")
+        why = Text(one.error or stopped, "red" if one.error else "")
     return [
         Text(question),
         answer,
