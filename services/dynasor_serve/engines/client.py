@@ -14,7 +14,7 @@ import aiohttp
 
 from dynasor_serve.engines import wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
-from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.engines.probe import EngineKind, authorization
 from dynasor_serve.programs.query import Branch, Query
 
 
@@ -59,10 +59,11 @@ class Completion:
 class EngineClient:
     """Opens calls to any number of endpoints. Raises nothing itself; calls raise `EngineError`."""
 
-    def __init__(self, timeouts: EngineTimeouts) -> None:
+    def __init__(self, timeouts: EngineTimeouts, api_key: str = "") -> None:
         self.timeouts = timeouts
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
+            headers=authorization(api_key),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.stall),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),

@@ -40,6 +40,11 @@ class EngineProfile:
     max_model_len: int  # tokens; 0 where unknown
 
 
+def authorization(api_key: str) -> dict[str, str]:
+    """Headers for an endpoint that asks for a key; none where the key is empty."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 class _Model(msgspec.Struct):
     id: str
     owned_by: str = ""

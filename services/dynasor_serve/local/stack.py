@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.engines.errors import EngineError
-from dynasor_serve.engines.probe import EngineKind, probe
+from dynasor_serve.engines.probe import EngineKind, authorization, probe
 from dynasor_serve.local.redis_server import NoRedisServer, redis_command
 from dynasor_serve.local.supervised import StackError, SupervisedProcess
 from dynasor_serve.local.vllm_engine import ManagedVllm, VllmOptions
@@ -57,6 +57,7 @@ class ExternalOptions:
     model: str = ""  # empty: the only one it serves
     kind: EngineKind | None = None  # None: find out
     max_in_flight: int = 64
+    api_key: str = ""  # bearer token, where it asks for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,8 @@ class LocalStack:
                 "engine": self.engine.kind.value, "max_in_flight": self.engine.max_in_flight,
             }  # fmt: skip
             settings["WORKERS"] = json.dumps([worker])
+        if process in ("tracker", "scheduler") and isinstance(self._options.engine, ExternalOptions):
+            settings["ENGINE_API_KEY"] = self._options.engine.api_key
         environment = {prefix + key: value for key, value in settings.items()}
         environment |= {key: value for key, value in self._options.environment.items() if key.startswith(prefix)}
         command = [sys.executable, "-m", f"dynasor_serve.{process}"]
@@ -284,7 +287,7 @@ async def is_serving(address: str) -> bool:
 async def _external(options: ExternalOptions) -> EngineEndpoint:
     """What is at a URL. Raises `EngineError` or `StackError`."""
     url = options.url.rstrip("/").removesuffix("/v1")
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=authorization(options.api_key)) as session:
         profile = await probe(session, url, timeout_seconds=_PROBE_SECONDS)
     served = ", ".join(profile.models) or "nothing"
     if options.model and options.model not in profile.models:

@@ -42,6 +42,7 @@ class SchedulerApp:
             self._pools,
             interval_seconds=settings.probe_interval_seconds,
             timeout_seconds=settings.probe_timeout_seconds,
+            api_key=settings.engine_api_key.get_secret_value(),
         )
         servicer = SchedulerServicer(self._pools, self._health)
         self._server = GrpcServer(

@@ -8,7 +8,7 @@ import logging
 import aiohttp
 
 from dynasor_serve.engines.errors import EngineError
-from dynasor_serve.engines.probe import probe
+from dynasor_serve.engines.probe import authorization, probe
 from dynasor_serve.scheduler.pools import Pools
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,8 @@ MISSES_TO_QUARANTINE = 2
 class WorkerHealth:
     """Checks every worker again and again."""
 
-    def __init__(self, pools: Pools, *, interval_seconds: float, timeout_seconds: float) -> None:
+    def __init__(self, pools: Pools, *, interval_seconds: float, timeout_seconds: float, api_key: str) -> None:
+        self._headers = authorization(api_key)
         self._pools = pools
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
@@ -30,7 +31,9 @@ class WorkerHealth:
 
     async def run(self) -> None:
         """Checks until cancelled."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0)) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0), headers=self._headers
+        ) as session:
             self._session = session
             try:
                 while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from dynasor_serve.engines.probe import EngineKind
@@ -42,6 +42,9 @@ class SchedulerSettings(StatefulSettings):
     workers: tuple[WorkerSettings, ...] = Field(default=(), description="Workers known from the start (JSON list).")
     lease_seconds: float = Field(
         default=5.0, gt=0, description="Lease of the active scheduler; a standby waits this long."
+    )
+    engine_api_key: SecretStr = Field(
+        default=SecretStr(""), description="Bearer token for health checks of engines that ask for one."
     )
     probe_interval_seconds: float = Field(default=2.0, gt=0, description="Between two health checks of a worker.")
     probe_timeout_seconds: float = Field(

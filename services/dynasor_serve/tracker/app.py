@@ -32,7 +32,10 @@ class TrackerApp:
         self._metrics = Metrics("tracker")
         self._redis = connect(settings.redis_url)
         log = ProgramLog(self._redis, final_ttl_seconds=settings.final_ttl_seconds)
-        self._engines = EngineClient(EngineTimeouts(settings.engine_connect_seconds, settings.engine_stall_seconds))
+        self._engines = EngineClient(
+            EngineTimeouts(settings.engine_connect_seconds, settings.engine_stall_seconds),
+            settings.engine_api_key.get_secret_value(),
+        )
         self._scheduler = SchedulerLink(settings.name, settings.schedulers)
         self._equality = EqualityLink(settings.evaluator)
         tools = DriverTools(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from dynasor_serve.rpc.settings import StatefulSettings
@@ -31,6 +31,9 @@ class TrackerSettings(StatefulSettings):
         default=1.0, gt=0, description="Between two looks for ended leases; new programs announce themselves."
     )
     final_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long a final program stays readable.")
+    engine_api_key: SecretStr = Field(
+        default=SecretStr(""), description="Bearer token for engines that ask for one; the same for all pools."
+    )
     engine_connect_seconds: float = Field(default=5.0, gt=0, description="Longest wait for a connection to an engine.")
     engine_stall_seconds: float = Field(
         default=120.0,
