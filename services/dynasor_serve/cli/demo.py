@@ -18,7 +18,7 @@ from dynasor_serve.cli.comparison import Comparison, Total, compare
 from dynasor_serve.cli.connection import connected
 from dynasor_serve.cli.demo_display import conclusions, counting, summary, watching_each
 from dynasor_serve.cli.demonstration import MAX_SAMPLES, WIDTH, Asked, ask_all, not_yet_asked
-from dynasor_serve.cli.engine_options import EngineOption, ModelOption, TracesOption, engine_of
+from dynasor_serve.cli.engine_options import ApiKeyOption, EngineOption, ModelOption, TracesOption, engine_of
 from dynasor_serve.cli.exit_codes import ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
@@ -70,6 +70,7 @@ def demo(
     engine: EngineOption = "vllm",
     model: ModelOption = "",
     traces: TracesOption = None,
+    api_key: ApiKeyOption = "",
     questions: Annotated[
         Path | None, typer.Option(help="A question file (JSON Lines).", show_default="the bundled ones")
     ] = None,
@@ -94,7 +95,7 @@ def demo(
         raise bad_input(f"the questions cannot be read: {error}") from error
     if not chosen:
         raise bad_input(f"{questions} holds no question")
-    source = engine_of(engine, model, tuple(traces or ()), replay_flags=_REPLAY_PACE)
+    source = engine_of(engine, model, tuple(traces or ()), api_key=api_key, replay_flags=_REPLAY_PACE)
     if isinstance(source, VllmOptions):
         source = replace(source, shutdown_timeout_seconds=1)
     stack = StackOptions(engine=source, environment=_ENVIRONMENT)

@@ -37,10 +37,19 @@ TracesOption = Annotated[
     typer.Option("--traces", help="replay: file or directory of recorded answers; repeatable.", show_default="ours"),
 ]
 
+ApiKeyOption = Annotated[
+    str,
+    typer.Option(
+        envvar="DYNASOR_ENGINE_API_KEY", help="URL: the key that the server asks for, if any.", show_default=False
+    ),
+]
+
 Engine = ReplayOptions | ExternalOptions | VllmOptions
 
 
-def engine_of(engine: str, model: str, traces: Sequence[Path], *, replay_flags: tuple[str, ...] = ()) -> Engine:
+def engine_of(
+    engine: str, model: str, traces: Sequence[Path], *, api_key: str, replay_flags: tuple[str, ...] = ()
+) -> Engine:
     """The engine that the options mean.
 
     Raises:
@@ -53,16 +62,16 @@ def engine_of(engine: str, model: str, traces: Sequence[Path], *, replay_flags: 
     if engine == "replay":
         return _replay(model, traces, replay_flags)
     if engine.startswith(("http://", "https://")):
-        return ExternalOptions(engine, model=model)
+        return ExternalOptions(engine, model=model, api_key=api_key)
     raise bad_input(f"--engine is {engine!r}; give vllm, replay, or a URL like http://127.0.0.1:8000")
 
 
 def example_question(engine: Engine) -> str:
-    """A question that the engine can answer: of a replay engine a marker of what it has recorded."""
+    """A question that the engine can answer: of a replay engine one that it has recorded."""
     if isinstance(engine, ReplayOptions):
         with contextlib.suppress(TraceFormatError):
             for record in read_records(engine.traces):
-                return f"[[trace:{record.dataset}/{record.question_id}]]"
+                return record.question or f"[[trace:{record.dataset}/{record.question_id}]]"
     return "What is the capital of France?"
 
 

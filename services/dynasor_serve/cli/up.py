@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 
 from dynasor_serve.cli.data_directory import default_data, owned
-from dynasor_serve.cli.engine_options import EngineOption, ModelOption, TracesOption, engine_of, example_question
+from dynasor_serve.cli.engine_options import (
+    ApiKeyOption,
+    EngineOption,
+    ModelOption,
+    TracesOption,
+    engine_of,
+    example_question,
+)
 from dynasor_serve.cli.exit_codes import ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
@@ -33,6 +40,7 @@ def up(
         int, typer.Option(min=0, max=65535, help="Port of the gateway on 127.0.0.1; 0 picks a free one.")
     ] = DEFAULT_GATEWAY_PORT,
     traces: TracesOption = None,
+    api_key: ApiKeyOption = "",
     data: Annotated[
         Path | None,
         typer.Option(help="Where queries and logs are kept.", show_default="~/.cache/dynasor/state"),
@@ -53,7 +61,7 @@ def up(
     except UnknownOrdering as error:
         raise bad_input(str(error)) from error
     options = StackOptions(
-        engine=engine_of(engine, model, tuple(traces or ())),
+        engine=engine_of(engine, model, tuple(traces or ()), api_key=api_key),
         data=data or default_data(),
         gateway_port=port,
         redis_url=redis_url,
