@@ -92,12 +92,12 @@ class EngineClient:
         response = await self._session.post(url + path, data=wire.encode_body(body), headers=headers)
         if response.status == 200:
             return response
-        message = wire.error_message(await response.read())
-        if response.status == 400 and "priority" in body and "priority" in message.lower():
+        error = wire.decode_error(await response.read())
+        if response.status == 400 and "priority" in body and "priority" in error.message.lower():
             # vLLM without --scheduling-policy priority refuses any; the order is kept outside the engine anyway.
             self._without_priority.add(url)
             return await self.send(request)
-        raise refusal(response.status, message, url)
+        raise refusal(response.status, error, url)
 
 
 class EngineCall:
@@ -224,9 +224,12 @@ def request_body(request: CallRequest) -> dict[str, Any]:
     return body
 
 
-def refusal(status: int, message: str, url: str) -> EngineError:
-    """The error that an HTTP status means."""
+def refusal(status: int, error: wire.ErrorBody, url: str) -> EngineError:
+    """The error that an HTTP status and its body mean."""
+    message = error.message
     lowered = message.lower()
+    if status == 404 and error.param == "prompt":
+        return EngineError(EngineReason.PROMPT_NOT_RECORDED, message)
     if status == 404:
         return EngineError(EngineReason.MODEL_NOT_SERVED, f"the engine at {url} answers 404: {message}")
     if status in (400, 422) and ("context length" in lowered or "max_model_len" in lowered or "too long" in lowered):

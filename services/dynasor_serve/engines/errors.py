@@ -19,6 +19,7 @@ class EngineReason(StrEnum):
     ENGINE_REFUSED = "ENGINE_REFUSED"  # refused the query itself
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"  # 404
+    PROMPT_NOT_RECORDED = "PROMPT_NOT_RECORDED"  # a replay engine's 404
     SEED_UNSUPPORTED = "SEED_UNSUPPORTED"
 
 
@@ -27,6 +28,7 @@ _FAULT_OF_THE_QUERY = frozenset(
         EngineReason.ENGINE_REFUSED,
         EngineReason.PROMPT_TOO_LONG,
         EngineReason.MODEL_NOT_SERVED,
+        EngineReason.PROMPT_NOT_RECORDED,
         EngineReason.SEED_UNSUPPORTED,
     }
 )

@@ -45,8 +45,7 @@ class ErrorBody(msgspec.Struct):
     """An error in OpenAI's shape."""
 
     message: str = ""
-    type: str | None = None
-    code: int | str | None = None
+    param: str | None = None
 
 
 class Chunk(msgspec.Struct):
@@ -102,15 +101,15 @@ def encode_body(body: dict[str, Any]) -> bytes:
     return _encoder.encode(body)
 
 
-def error_message(body: bytes) -> str:
-    """The message in an error body, or the start of the body where it is none."""
+def decode_error(body: bytes) -> ErrorBody:
+    """The error in a body, or the start of the body as its message where it is none."""
     try:
         envelope = _error_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return body[:200].decode(errors="replace").strip() or "no message"
+        return ErrorBody(body[:200].decode(errors="replace").strip() or "no message")
     if isinstance(envelope.error, ErrorBody):
-        return envelope.error.message
-    return envelope.error or envelope.message or "no message"
+        return envelope.error
+    return ErrorBody(envelope.error or envelope.message or "no message")
 
 
 def _garbage(data: bytes) -> EngineError:
