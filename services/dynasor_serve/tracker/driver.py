@@ -1,9 +1,9 @@
-"""One program's life at its tracker: fold events, make the world follow, append.
+"""One program's life at its tracker: what happens is folded, acted on, and made durable.
 
-Every arrival goes the same way. `post` folds it at once, so the verdict never waits for a hop: siblings are cancelled
-before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act` states what is wanted
-next, and `_append_pending` makes the events durable; nobody sees an answer before that, and a crash in between only
-repeats calls. `holdings` makes drivers from claims and ends them.
+Every arrival goes the same way. `post` folds it at once (`journal`), so the verdict never waits for a hop: siblings are
+cancelled before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act` states what
+is wanted next, and `_write_journal` makes the events durable; nobody sees an answer before that, and a crash in between
+only repeats calls. `holdings` makes drivers from claims and ends them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynasor_serve.certaindex.answers import extract
@@ -25,13 +25,12 @@ from dynasor_serve.programs.events import (
     CallFinished,
     DeadlineReached,
     Event,
-    Outcome,
+    ProgramError,
 )
-from dynasor_serve.programs.program import Program, directive, finish, fold, fold_log, with_cancelled
+from dynasor_serve.programs.program import Program, directive
 from dynasor_serve.programs.query import Branch, QueryId
 from dynasor_serve.scheduling.demand import CallEnd
-from dynasor_serve.state.program_log import AppendStatus, Claim, Holding, ProgramLog
-from dynasor_serve.state.records import Record
+from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
@@ -39,10 +38,13 @@ from dynasor_serve.tracker.calls import GrantedCall, RunningCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.equality import EqualityLink
 from dynasor_serve.tracker.grants import SchedulerLink, Wanted
+from dynasor_serve.tracker.journal import Fenced, Journal
+from dynasor_serve.tracker.reporting import report_outcome
 
 logger = logging.getLogger(__name__)
 
-_APPEND_RETRY_SECONDS = 0.25
+_WRITE_RETRY_SECONDS = 0.25
+_FULL_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 10.0
 
 TextListener = Callable[[Branch, str, int, str], None]  # branch, attempt, offset, text
@@ -67,22 +69,16 @@ class ProgramDriver:
 
     def __init__(self, claim: Claim, tools: DriverTools, on_end: Callable[[ProgramDriver], None]) -> None:
         """Raises `CorruptRecord`, `InvalidRule` or `ValueError` where the log cannot be folded."""
-        records = claim.records()
         self.query_id: QueryId = claim.query_id
-        self.epoch = claim.epoch
-        self.program: Program = fold_log(record.event for record in records)  # pending records included
-        self.length = len(records)  # of the log, as far as it is known here
         self.calls: dict[Branch, RunningCall] = {}
         self.listeners: set[TextListener] = set()
         self.claimed_at = asyncio.get_running_loop().time()  # seconds, monotonic
         self.is_over = False
+        self._journal = Journal(claim, tools.log, tracker=tools.tracker, metrics=tools.metrics)
         self._tools = tools
         self._on_end = on_end
-        self._logged = self.program  # the fold of the log alone
-        self._pending: list[Record] = []  # folded, not yet in the log
-        self._is_behind = False  # somebody else appended; read before the next step
         self._will_act = False
-        self._pump: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._starts: dict[Branch, int] = {}  # branch -> calls started here
         self._resting: dict[Branch, asyncio.TimerHandle] = {}  # branch -> the end of its pause between attempts
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
@@ -90,10 +86,23 @@ class ProgramDriver:
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
+    def program(self) -> Program:
+        """The program with all that has happened."""
+        return self._journal.program
+
+    @property
+    def length(self) -> int:
+        """Of its log, in records, as far as it is known here."""
+        return self._journal.length
+
+    @property
     def holding(self) -> Holding:
         """The program as its lease knows it."""
-        running = sum(call.engine_call.tokens for call in self.calls.values())
-        return Holding(self.query_id, self.epoch, running)
+        return self._journal.holding(self._running_tokens)
+
+    @property
+    def _running_tokens(self) -> int:
+        return sum(call.engine_call.tokens for call in self.calls.values())
 
     def start(self) -> None:
         """Begins to work on the program."""
@@ -106,15 +115,9 @@ class ProgramDriver:
 
     def post(self, event: Event) -> None:
         """Something happened. The verdict on it is reached here, and siblings are cancelled here."""
-        if self.is_over:
+        if self.is_over or not self._journal.take(event):
             return
-        folded = fold(self.program, event)
-        if folded is self.program:  # a repetition
-            return
-        self.program = folded
-        assessment = folded.assessment
-        self._pending.append(Record(event, unix_ms(), assessment.samples, assessment.certaindex))
-        if folded.stop is not None:
+        if self.program.stop is not None:
             self._close_calls()
         elif not self._will_act:
             self._will_act = True  # once for all that arrives in this turn of the loop
@@ -124,7 +127,7 @@ class ProgramDriver:
     def catch_up(self) -> None:
         """Somebody appended to the log: read it."""
         if not self.is_over:
-            self._is_behind = True
+            self._journal.mark_behind()
             self._kick()
 
     def grant(self, granted: GrantedCall) -> None:
@@ -160,73 +163,32 @@ class ProgramDriver:
     # --- from event to log ---
 
     def _kick(self) -> None:
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._append_pending())
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_journal())
 
-    async def _append_pending(self) -> None:
-        """Appends until nothing is pending, with the final record where the program has stopped."""
-        while not self.is_over and (self._pending or self._is_behind or self.program.stop is not None):
+    async def _write_journal(self) -> None:
+        """Writes until there is nothing left to write, through any outage that the lease survives."""
+        while not self.is_over and self._journal.has_work:
             try:
-                if self._is_behind:
-                    self._is_behind = False
-                    self._fold_foreign(await self._tools.log.read(self.query_id, self.length))
-                elif self.program.stop is not None:
-                    await self._append_final()
-                else:
-                    await self._append()
+                outcome = await self._journal.write(self._running_tokens, self._cancelled)
+                if outcome is not None:
+                    report_outcome(self.query_id, outcome, self._tools.metrics)
+                    self._end()
+                elif self.program.stop is not None:  # somebody else's record may have ended it
+                    self._close_calls()
+            except Fenced:
+                self._tools.metrics.increment(catalogue.LEASE_LOSSES)
+                self._log("the program is another tracker's or final")
+                self.abandon()
             except StateUnavailable as error:
                 self._log("the log cannot be written; trying again", error)
-                await asyncio.sleep(_APPEND_RETRY_SECONDS * random.uniform(0.5, 1.5))
+                await asyncio.sleep(_WRITE_RETRY_SECONDS * random.uniform(0.5, 1.5))
             except StateFull as error:
                 self._log("Redis is full; the program waits", error)
-                await asyncio.sleep(4 * _APPEND_RETRY_SECONDS * random.uniform(0.5, 1.5))
+                await asyncio.sleep(_FULL_RETRY_SECONDS * random.uniform(0.5, 1.5))
             except Exception:
                 logger.exception("a program is dropped; its lease will lapse", extra={"query_id": self.query_id})
                 self.abandon()
-
-    async def _append(self) -> None:
-        began = time.perf_counter()
-        program, records = self.program, list(self._pending)
-        reply = await self._tools.log.append(self.holding, self._tools.tracker, self.length, records)
-        self._tools.metrics.observe(catalogue.APPEND_SECONDS, time.perf_counter() - began)
-        if reply.status is AppendStatus.BEHIND:
-            self._fold_foreign(reply.newer)
-        elif reply.status is AppendStatus.FENCED:
-            self._fenced()
-        elif not self.is_over:
-            del self._pending[: len(records)]
-            self._logged, self.length = program, self.length + len(records)
-
-    async def _append_final(self) -> None:
-        program = self.program
-        for tokens, prompt_tokens in self._cancelled:
-            program = with_cancelled(program, tokens, prompt_tokens)
-        final = finish(program, unix_ms())
-        outcome = final.outcome
-        records = [*self._pending, Record(final, unix_ms(), outcome.samples, outcome.certaindex)]
-        reply = await self._tools.log.finish(
-            self.holding, self._tools.tracker, program.query.tenant, self.length, records, outcome.phase
-        )
-        if reply.status is AppendStatus.BEHIND:
-            self._fold_foreign(reply.newer)
-        elif reply.status is AppendStatus.FENCED:
-            # Also what a second try hears after a lost reply: the first one has settled the program.
-            self._fenced()
-        elif not self.is_over:
-            self.program = fold(program, final)
-            self._report(outcome)
-            self._end()
-
-    def _fold_foreign(self, records: Iterable[Record]) -> None:
-        """Takes records that are in the log already (a cancellation, or our own after a lost reply), then our own."""
-        for record in records:
-            self._logged = fold(self._logged, record.event)
-            self.length += 1
-        pending, self._pending, self.program = self._pending, [], self._logged
-        for record in pending:
-            self.post(record.event)
-        if self.program.stop is not None:
-            self._close_calls()
 
     # --- from state to action ---
 
@@ -254,29 +216,29 @@ class ProgramDriver:
 
     async def _run(self, call: RunningCall) -> None:
         """One call from its request to its event."""
-        branch, granted, engine_call = call.branch, call.granted, call.engine_call
+        granted, engine_call = call.granted, call.engine_call
+        event: CallFinished | CallFailed
         try:
             completion = await engine_call.completion(lambda text: self._progress(call, text))
+            event, end = self._evidence(call, completion), CallEnd.FINISHED
         except EngineError as error:
-            if call.is_cancelled:
-                return
-            del self.calls[branch]
-            self._rest(branch)
-            self.post(
-                CallFailed(
-                    branch, granted.attempt, error.as_program_error(), engine_call.tokens, engine_call.prompt_tokens
-                )
-            )
+            event = self._failure(call, error.as_program_error())
             end = CallEnd.WORKER_FAILED if error.is_retryable else CallEnd.REFUSED
-            self._tools.scheduler.ended(granted, end, engine_call.tokens)
-            self._tools.metrics.increment(catalogue.CALLS, outcome="lost")
-            return
+        except Exception as error:
+            logger.exception("a call failed unexpectedly", extra={"query_id": self.query_id})
+            event, end = self._failure(call, ProgramError("INTERNAL", repr(error)[:200])), CallEnd.REFUSED
         if call.is_cancelled:
             return
-        del self.calls[branch]
-        self.post(self._evidence(call, completion))
-        self._tools.scheduler.ended(granted, CallEnd.FINISHED, engine_call.tokens)
-        self._tools.metrics.increment(catalogue.CALLS, outcome="finished")
+        del self.calls[call.branch]
+        if end is not CallEnd.FINISHED:
+            self._rest(call.branch)
+        self.post(event)
+        self._tools.scheduler.ended(granted, end, engine_call.tokens)
+        self._tools.metrics.increment(catalogue.CALLS, outcome="finished" if end is CallEnd.FINISHED else "lost")
+
+    def _failure(self, call: RunningCall, error: ProgramError) -> CallFailed:
+        engine_call = call.engine_call
+        return CallFailed(call.branch, call.granted.attempt, error, engine_call.tokens, engine_call.prompt_tokens)
 
     def _evidence(self, call: RunningCall, completion: Completion) -> CallFinished:
         engine_call = call.engine_call
@@ -294,7 +256,7 @@ class ProgramDriver:
     def _progress(self, call: RunningCall, text: str) -> None:
         budget = self.program.query.max_tokens
         if budget:
-            generated = self.program.ledger.spent + self.holding.running_tokens
+            generated = self.program.ledger.spent + self._running_tokens
             if generated >= budget:
                 self.post(BudgetReached(generated))
         if text:
@@ -304,7 +266,7 @@ class ProgramDriver:
 
     def _attempt(self, branch: Branch) -> str:
         """The id of the branch's next attempt; the epoch makes it unique across owners."""
-        return f"{self.epoch}.{self._starts.get(branch, 0) + 1}"
+        return f"{self._journal.epoch}.{self._starts.get(branch, 0) + 1}"
 
     def _rest(self, branch: Branch) -> None:
         """A pause before the branch's next attempt, doubling with each failure, jittered."""
@@ -334,11 +296,6 @@ class ProgramDriver:
         self.calls.clear()
         self._tools.metrics.observe(catalogue.VERDICT_TO_CLOSE_SECONDS, time.perf_counter() - began)
 
-    def _fenced(self) -> None:
-        self._tools.metrics.increment(catalogue.LEASE_LOSSES)
-        logger.warning("the program is another tracker's or final", extra={"query_id": self.query_id})
-        self.abandon()
-
     def _end(self) -> None:
         if self.is_over:
             return
@@ -350,31 +307,5 @@ class ProgramDriver:
         self._tools.scheduler.withdraw(self.query_id)
         self._on_end(self)
 
-    def _report(self, outcome: Outcome) -> None:
-        metrics, ledger = self._tools.metrics, outcome.ledger
-        rule = outcome.rule.partition(":")[0]
-        metrics.increment(catalogue.VERDICTS, rule=rule, verdict=outcome.stop_reason.value)
-        metrics.observe(catalogue.CERTAINDEX_AT_STOP, outcome.certaindex)
-        saved = ledger.saved_estimate
-        for kind, tokens in (
-            ("spent", ledger.spent),
-            ("cancelled", ledger.cancelled),
-            ("lost", ledger.lost),
-            ("saved_estimate", max(0, saved)),
-            ("exceeded_estimate", max(0, -saved)),
-        ):
-            metrics.increment(catalogue.TOKENS, tokens, kind=kind)
-        logger.info(
-            "a program is final",
-            extra={
-                "query_id": self.query_id,
-                "phase": outcome.phase.value,
-                "stop_reason": outcome.stop_reason.value,
-                "samples": outcome.samples,
-                "tokens_spent": ledger.spent,
-                "tokens_saved_estimate": saved,
-            },
-        )
-
-    def _log(self, message: str, error: Exception) -> None:
-        logger.warning(message, extra={"query_id": self.query_id, "cause": str(error)})
+    def _log(self, message: str, error: Exception | None = None) -> None:
+        logger.warning(message, extra={"query_id": self.query_id, "cause": str(error or "")})
