@@ -203,6 +203,7 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
             program,
             algorithm=program.algorithm.observe(event),
             counted=program.counted | {event.branch},
+            abandoned=program.abandoned - {event.branch},
             ledger=ledger.with_finished(event.tokens, event.prompt_tokens, event.cached_prompt_tokens),
             finished_tokens=program.finished_tokens + event.tokens,
         )

@@ -315,8 +315,22 @@ def test_a_branch_counts_once_and_failures_abandon_it_in_bounds(life: Life) -> N
     program = fold_log([life.first, *life.events])
 
     assert program.assessment.samples == len(program.counted)
-    assert not program.counted & program.abandoned or program.stop is not None
-    assert all(number <= MAX_ATTEMPTS for number in program.failures.values()) or program.abandoned
+    assert not program.counted & program.abandoned
+    assert program.failures.keys() <= set(range(life.first.query.algorithm.max_samples))
+    if program.stop is None:
+        exhausted = {branch for branch, number in program.failures.items() if number >= MAX_ATTEMPTS}
+        assert exhausted <= program.abandoned | program.counted
+
+
+def test_evidence_that_comes_after_all_counts() -> None:
+    attempts = [failed(0, f"1.{attempt}") for attempt in range(1, MAX_ATTEMPTS + 1)]
+    late = [accepted(), *attempts, finished(0, "4", attempt="1.9")]
+    early = [accepted(), finished(0, "4", attempt="1.9"), *attempts]
+
+    for program in map(fold_log, (late, early)):
+        assert program.counted == {0}
+        assert program.abandoned == frozenset()
+        assert directive(program).remaining_knob == 7
 
 
 def test_a_branch_is_abandoned_after_its_last_attempt_and_shrinks_the_cap() -> None:
