@@ -323,9 +323,9 @@ def test_a_branch_counts_once_and_failures_abandon_it_in_bounds(life: Life) -> N
 
 
 def test_evidence_that_comes_after_all_counts() -> None:
-    attempts = [failed(0, f"1.{attempt}") for attempt in range(1, MAX_ATTEMPTS + 1)]
-    late = [accepted(), *attempts, finished(0, "4", attempt="1.9")]
-    early = [accepted(), finished(0, "4", attempt="1.9"), *attempts]
+    attempts: list[Event] = [failed(0, f"1.{attempt}") for attempt in range(1, MAX_ATTEMPTS + 1)]
+    late: list[Event] = [accepted(), *attempts, finished(0, "4", attempt="1.9")]
+    early: list[Event] = [accepted(), finished(0, "4", attempt="1.9"), *attempts]
 
     for program in map(fold_log, (late, early)):
         assert program.counted == {0}
