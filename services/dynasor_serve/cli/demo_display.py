@@ -65,7 +65,7 @@ def counting(console: Console, title: str, asked: Sequence[Asked]) -> Iterator[C
 def table_of(asked: Sequence[Asked], width: int) -> Table:
     """All queries as they stand, on a terminal of so many columns."""
     characters = max(_SHORTEST_QUESTION, min(_LONGEST_QUESTION, width - _OTHER_COLUMNS))
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("question", no_wrap=True, width=characters)
     table.add_column("answer", no_wrap=True, width=14)
     for name, columns in (("votes", 8), ("certaindex", 10), ("tokens", 6), ("saved*", 6)):
