@@ -45,12 +45,14 @@ class RunningStack:
 
     Attributes:
         local: the processes.
+        channel: to its gateway.
         stub: of its gateway.
         redis: its state.
         http: a client session.
     """
 
     local: LocalStack
+    channel: grpc.aio.Channel
     stub: ReasoningServiceStub
     redis: Redis
     http: aiohttp.ClientSession
@@ -138,7 +140,7 @@ async def running_stack(
         Redis.from_url(local.redis_url) as redis,
         aiohttp.ClientSession() as http,
     ):
-        yield RunningStack(local, ReasoningServiceStub(channel), redis, http)
+        yield RunningStack(local, channel, ReasoningServiceStub(channel), redis, http)
 
 
 def asking(question: str, *, samples: int = 16, width: int = 4, rule: str = "even", **fields: Any) -> pb.Query:

@@ -85,12 +85,11 @@ class Queries:
 
     async def watch(self, query_id: QueryId, from_sequence: int) -> AsyncIterator[tuple[int, Record]]:
         """Follows a query from a sequence number to its final record."""
-        if from_sequence < 0:
-            raise ServiceError(
-                Reason.INVALID_QUERY, f"from_sequence is {from_sequence}; give 0 or more", field="from_sequence"
-            )
         snapshot = await self.get(query_id)
-        if snapshot.phase.is_final and from_sequence >= snapshot.length:
+        if not 0 <= from_sequence <= snapshot.length:
+            message = f"from_sequence is {from_sequence}; the query has {snapshot.length} events so far; give 0 to that"
+            raise ServiceError(Reason.INVALID_QUERY, message, field="from_sequence")
+        if snapshot.phase.is_final and from_sequence == snapshot.length:
             return
         with self._tail(query_id, from_sequence) as tail:
             async for sequence, record in self._followed(tail, _query_of(snapshot.first), read_first=True):
@@ -107,7 +106,9 @@ class Queries:
             length = await self._log.length(query_id)
             if entry is None or not first:
                 raise _unknown(query_id)
-            return Snapshot(query_id, entry.phase, first[0], last[0], length)
+            # The entry was read first, so the log may know more.
+            phase = last[0].event.outcome.phase if isinstance(last[0].event, Finished) else entry.phase
+            return Snapshot(query_id, phase, first[0], last[0], length)
 
     async def tracker_address(self, query_id: QueryId) -> str:
         """Where the owner of a running query listens; empty where it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable
 
 import grpc
@@ -21,6 +22,7 @@ from dynasor_serve.programs.query import InvalidQuery, Query, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 50, 200
+_PAGE_TOKEN = re.compile("[0-9]{0,9}")  # where the page begins
 
 
 class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
@@ -69,7 +71,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         if not 1 <= size <= _LARGEST_PAGE:
             message = f"page_size is {size}; give 1 to {_LARGEST_PAGE}, or 0 for {_DEFAULT_PAGE}"
             raise ServiceError(Reason.INVALID_QUERY, message, field="page_size")
-        if request.page_token and not request.page_token.isdecimal():
+        if not _PAGE_TOKEN.fullmatch(request.page_token):
             message = "page_token is none that this service gave out; leave it empty for the first page"
             raise ServiceError(Reason.INVALID_QUERY, message, field="page_token")
         offset = int(request.page_token or 0)
