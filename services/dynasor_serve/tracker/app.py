@@ -72,6 +72,7 @@ class TrackerApp:
         try:
             await ping(self._redis)
         except StateUnavailable as error:
+            await self._engines.close()
             raise StartError(str(error)) from error
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._server.start()

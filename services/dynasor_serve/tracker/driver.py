@@ -72,7 +72,7 @@ class ProgramDriver:
         self.query_id: QueryId = claim.query_id
         self.calls: dict[Branch, RunningCall] = {}
         self.listeners: set[TextListener] = set()
-        self.claimed_at = asyncio.get_running_loop().time()  # seconds, monotonic
+        self.renewed_at = asyncio.get_running_loop().time()  # when its lease was last asked for; seconds, monotonic
         self.is_over = False
         self._journal = Journal(claim, tools.log, tracker=tools.tracker, metrics=tools.metrics)
         self._tools = tools

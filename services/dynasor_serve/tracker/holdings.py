@@ -210,30 +210,31 @@ class Holdings:
         )
 
     async def _renew_forever(self) -> None:
-        """Renews all leases six times per lease; gives up what could not be renewed for two thirds of one."""
-        loop = asyncio.get_running_loop()
-        renewed: dict[QueryId, float] = {}  # program -> when its last successful renewal was asked for [s]
+        """Renews all leases six times per lease, shards side by side: without Redis each waits for its own timeout."""
         while True:
             await asyncio.sleep(self._lease_seconds / 6 * random.uniform(0.8, 1.0))
-            for shard, drivers in self._by_shard().items():
-                asked = loop.time()
-                held = [driver.holding for driver in drivers]
-                try:
-                    lengths = await self._log.renew(shard, self._tools.tracker, round(self._lease_seconds * 1000), held)
-                except (StateUnavailable, StateFull) as error:
-                    logger.warning("leases cannot be renewed", extra={"cause": str(error)})
-                    for driver in drivers:
-                        if asked - renewed.setdefault(driver.query_id, driver.claimed_at) > self._lease_seconds * 2 / 3:
-                            self._lose(driver, "could not be renewed")
-                    continue
-                for driver, length in zip(drivers, lengths, strict=True):
-                    renewed[driver.query_id] = asked
-                    if length < 0 and not driver.is_over:
-                        self._lose(driver, "is another tracker's")
-                    elif length > driver.length:
-                        driver.catch_up()
-            renewed = {query_id: time for query_id, time in renewed.items() if query_id in self._drivers}
+            await asyncio.gather(*(self._renew(shard, drivers) for shard, drivers in self._by_shard().items()))
             self._metrics.set(catalogue.PROGRAMS, len(self._drivers), state="running")
+
+    async def _renew(self, shard: Shard, drivers: list[ProgramDriver]) -> None:
+        """Renews one shard's leases; gives up what could not be renewed for two thirds of a lease."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        held = [driver.holding for driver in drivers]
+        try:
+            lengths = await self._log.renew(shard, self._tools.tracker, round(self._lease_seconds * 1000), held)
+        except (StateUnavailable, StateFull) as error:
+            logger.warning("leases cannot be renewed", extra={"shard": shard, "cause": str(error)})
+            for driver in drivers:
+                if not driver.is_over and loop.time() - driver.renewed_at > self._lease_seconds * 2 / 3:
+                    self._lose(driver, "could not be renewed")
+            return
+        for driver, length in zip(drivers, lengths, strict=True):
+            driver.renewed_at = asked
+            if length < 0 and not driver.is_over:
+                self._lose(driver, "is another tracker's")
+            elif length > driver.length:
+                driver.catch_up()
 
     async def _listen_forever(self) -> None:
         """Hears which shards have work, and which owned programs were asked to stop."""
