@@ -26,6 +26,7 @@ class SupervisedProcess:
     Attributes:
         name: what people call it.
         restarts: how often it died and was started again.
+        last_exit_status: of the time it died last; 128 + the signal that ended it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class SupervisedProcess:
     ) -> None:
         self.name = name
         self.restarts = 0
+        self.last_exit_status: int | None = None
         self._command = command
         self._environment = environment
         self._log = log
@@ -97,7 +99,7 @@ class SupervisedProcess:
         pause = _SHORTEST_RESTART_SECONDS
         while self._guard is not None:
             began = time.monotonic()
-            await self._guard.wait()
+            self.last_exit_status = await self._guard.wait()
             self.restarts += 1
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = _SHORTEST_RESTART_SECONDS

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError
@@ -20,7 +22,9 @@ from pydantic_settings import (
 )
 
 # What Kubernetes adds to the environment of every pod for a Service named `dynasor-gateway`; not meant for us.
-_SERVICE_LINK_ENDINGS = ("SERVICE_HOST", "SERVICE_PORT", "_PORT", "_TCP", "_PROTO", "_ADDR")
+_SERVICE_LINK = re.compile(
+    r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
 
 
 class ProcessSettings(BaseSettings):
@@ -62,6 +66,8 @@ class ProcessSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         prefix = str(cls.model_config.get("env_prefix", ""))
         file = os.environ.get(f"{prefix}CONFIG_FILE", "")
+        if file and not Path(file).is_file():
+            raise ValueError(f"{prefix}CONFIG_FILE is {file}, and there is no such file")
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, toml_file=file)) if file else sources
 
@@ -77,8 +83,10 @@ class StatefulSettings(ProcessSettings):
 
 def _refuse_unknown_environment(prefix: str, fields: set[str]) -> None:
     known = {f"{prefix}{field.upper()}" for field in fields} | {f"{prefix}CONFIG_FILE"}
-    for variable in os.environ:
-        is_service_link = variable.endswith(_SERVICE_LINK_ENDINGS)
+    for variable, value in os.environ.items():
+        is_service_link = _SERVICE_LINK.fullmatch(variable.removeprefix(prefix)) or value.startswith(
+            ("tcp://", "udp://")
+        )
         if variable.startswith(prefix) and variable.upper() not in known and not is_service_link:
             close = difflib.get_close_matches(variable, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
