@@ -31,6 +31,7 @@ from dynasor_serve.local.supervised import StackError, SupervisedProcess
 from dynasor_serve.local.vllm_engine import ManagedVllm, VllmOptions
 from dynasor_serve.local.vllm_options import EngineError as VllmError
 from dynasor_serve.local.vllm_options import Report, choose_engine
+from dynasor_serve.rpc.channel import open_channel
 
 HOST = "127.0.0.1"
 DEFAULT_GATEWAY_PORT = 7001
@@ -251,7 +252,7 @@ class LocalStack:
     async def _until_served(self) -> None:
         """Waits until the gateway knows a ready worker: then the first query is not refused."""
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
-        async with grpc.aio.insecure_channel(self._address("scheduler")) as channel:
+        async with open_channel(self._address("scheduler")) as channel:
             stub = SchedulerServiceStub(channel)
             while True:
                 trouble = "the scheduler does not answer"
@@ -275,7 +276,7 @@ def free_port() -> int:
 
 async def is_serving(address: str) -> bool:
     """Whether a gRPC server says it is SERVING."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(address) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)  # type: ignore[attr-defined]

@@ -19,5 +19,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.enable_retries", 0),
+            # Peers are neighbours: a proxy for the web (http_proxy) would refuse the way to them.
+            ("grpc.enable_http_proxy", 0),
         ],
     )
