@@ -86,9 +86,9 @@ def stop_words(stop_reason: str) -> str:
 
 
 def votes_text(standing: Standing, most: int = _MOST_VOTES_SHOWN) -> str:
-    """The votes, largest first: `Paris 5, Lyon 1, 2 others`."""
+    """The votes, largest first: `Paris ×5, Lyon ×1, 2 others`."""
     votes = standing.votes
-    shown = [f"{shortened(answer, 24) if answer else NO_ANSWER} {count}" for answer, count in votes[:most]]
+    shown = [f"{shortened(answer, 24) if answer else NO_ANSWER} ×{count}" for answer, count in votes[:most]]
     left = len(votes) - most
     return ", ".join([*shown, plural(left, "other")] if left > 0 else shown)
 

@@ -60,7 +60,7 @@ def test_log_lines_tell_votes_certainty_cost_and_why() -> None:
     sample = pb.QueryEvent(sample_finished=pb.SampleFinished(answer="Paris", samples=1, tokens=2, certaindex=0.5))
     one.standing.apply(sample)
     line = event_log_line(one, sample)
-    assert line == "capital: sample 1 says Paris; certaindex 0.50, 2 tokens; votes: Paris 1"
+    assert line == "capital: sample 1 says Paris; certaindex 0.50, 2 tokens; votes: Paris ×1"
     final = event_log_line(asked(finished("Lyon")), finished("Lyon"))
     assert "ANSWER Lyon (WRONG, it is Paris); 4 samples, 8 tokens spent, 24 saved (estimate)" in final
     assert "stopped early, certain: 4:0 votes" in final

@@ -127,8 +127,8 @@ def test_votes_are_cut_to_the_largest() -> None:
     outcome = pb.Outcome(
         votes=[pb.Vote(answer=name, count=count) for name, count in (("a", 5), ("b", 2), ("c", 1), ("", 1))]
     )
-    assert votes_text(Standing(outcome=outcome), most=2) == "a 5, b 2, 2 others"
-    assert votes_text(Standing(outcome=outcome), most=4) == "a 5, b 2, c 1, (no answer) 1"
+    assert votes_text(Standing(outcome=outcome), most=2) == "a ×5, b ×2, 2 others"
+    assert votes_text(Standing(outcome=outcome), most=4) == "a ×5, b ×2, c ×1, (no answer) ×1"
 
 
 def test_progress_names_what_it_waits_for() -> None:
