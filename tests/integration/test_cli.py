@@ -348,7 +348,7 @@ async def test_up_refuses_what_it_cannot_start(arguments: Sequence[str], sentenc
 @pytest.mark.slow
 async def test_the_demonstration_answers_compares_and_reports(tmp_path: Path) -> None:
     # A proxy for the web must not stand between the parts.
-    proxy = {name: f"http://{NOBODY}" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://{NOBODY}")
     demo = await ended(await start("demo", "--engine", "replay", "--json", str(tmp_path / "report.json"), **proxy))
     assert demo.status == ExitCode.ANSWERED, demo.errors
     report = json.loads((tmp_path / "report.json").read_text())
