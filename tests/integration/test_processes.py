@@ -226,7 +226,7 @@ async def test_sigterm_ends_it_with_0_and_loses_nothing(stack: RunningStack, pro
 
 
 async def test_a_tracker_hands_back_what_it_cannot_finish_and_books_what_is_lost(stack: RunningStack) -> None:
-    query_id = await stack.submit(asking("q30", samples=16, width=2))
+    query_id = await stack.submit(asking("q30", samples=16, width=4))
     await stack.until_seen(query_id, "sample_finished")
 
     async with terminated(stack, "tracker"):
@@ -236,7 +236,7 @@ async def test_a_tracker_hands_back_what_it_cannot_finish_and_books_what_is_lost
     outcome = outcome_of(events)
     assert [event.claimed.epoch for event in events if event.HasField("claimed")] == [1, 2]
     assert outcome.samples == 16
-    assert 0 < outcome.ledger.tokens_lost < 2 * 400
+    assert 0 < outcome.ledger.tokens_lost < 4 * 400
     assert outcome.ledger.tokens_spent == sum(recorded("q30").tokens) + outcome.ledger.tokens_lost
 
 
@@ -255,7 +255,7 @@ async def test_a_run_goes_on_within_the_gateways_grace_and_beyond_it_with_watch(
     seen: list[pb.QueryEvent] = []
 
     async def run() -> None:
-        request = pb.RunRequest(query=asking("q31", samples=16, width=2))
+        request = pb.RunRequest(query=asking("q31", samples=16, width=4))
         async for response in stack.stub.Run(request, timeout=PATIENCE_SECONDS):
             seen.append(response.event)  # noqa: PERF401 - it is looked at while it grows
 

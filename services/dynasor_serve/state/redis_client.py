@@ -20,7 +20,10 @@ class StateUnavailable(Exception):
 
 
 class StateFull(Exception):
-    """Redis is at its memory limit (`noeviction`) and takes no writes; retry when queries have finished."""
+    """Redis is at its memory limit (`noeviction`). It takes no new query and no evidence; what is accepted still ends.
+
+    The scripts that end, hold or hand over programs say `allow-oom`, which Redis knows since 7.0.
+    """
 
 
 # Most connections of one process. Commands wait for their turn: after an outage every program has something to say.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes the lease of a pool's active scheduler where it is free, has ended, or is held under the same name by an
 -- earlier process. Each acquisition raises the epoch.
 -- KEYS  1 lease

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Records a wish to cancel. A program that no tracker has had becomes final at once; else its owner winds it up.
 -- KEYS  1 log  2 program  3 queue  4 tenant
 -- ARGV  1 query id  2 cancel record  3 final record for a program without evidence  4 appended channel  5 work channel

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Claims programs of one shard for a tracker: first those whose lease has ended, then queued ones that are due first.
 -- Each claim raises the program's epoch and records itself in the log, so that an earlier owner is fenced from then on.
 -- KEYS  1 leases  2 queue

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Appends a program's last records, the final one among them, and settles it: lease, quota, time to live.
 -- KEYS  1 log  2 program  3 leases  4 tenant
 -- ARGV  1 query id  2 tracker  3 epoch  4 expected length of the log [records]  5 appended channel  6 final phase

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Gives a tracker's programs back, at the head of the queue, with what its cancelled calls had generated.
 -- KEYS  1 leases  2 queue
 -- ARGV  1 tracker  2 key prefix of the shard  3 work channel  4… query id, epoch, generated completion tokens, repeated

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Renews the lease of a pool's active scheduler.
 -- KEYS  1 lease
 -- ARGV  1 holder  2 lease [ms], 0 to give it up  3 epoch

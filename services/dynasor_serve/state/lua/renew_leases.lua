@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Renews a tracker's leases in one shard and notes what its running calls have generated.
 -- KEYS  1 leases
 -- ARGV  1 tracker  2 lease [ms]  3 key prefix of the shard  4… query id, epoch, running completion tokens, repeated

@@ -1,0 +1,576 @@
+"""The atomic steps in Redis, each on a real server: what they change and refuse, and what a repetition does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from dynasor_serve.programs.events import (
+    Accepted,
+    CallFinished,
+    CancelRequested,
+    Claimed,
+    DeadlineReached,
+    Event,
+    Finished,
+    Phase,
+)
+from dynasor_serve.programs.program import accept, finish, fold
+from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
+from dynasor_serve.state import keys
+from dynasor_serve.state.keys import Shard
+from dynasor_serve.state.pool_lease import PoolLease
+from dynasor_serve.state.program_log import AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
+from dynasor_serve.state.records import Record
+from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
+
+from fakes.redis_process import RedisProcess, running_redis
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TENANT = "default"
+SHARD = keys.shard_of_tenant(TENANT)
+AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, idempotency_ttl_seconds=60)
+LEASE_MS = 60_000
+NOW_MS = 1_700_000_000_000
+QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT)
+FINAL_TTL_SECONDS = 600
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisProcess]:
+    """One server for all tests; each begins with it empty."""
+    async with running_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
+    client = connect(server.url, timeout_seconds=1.0)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def log(redis: Redis) -> ProgramLog:
+    return ProgramLog(redis, final_ttl_seconds=FINAL_TTL_SECONDS)
+
+
+async def accepted(
+    log: ProgramLog, query: Query = QUERY, *, at_ms: int = NOW_MS, limits: Limits = AMPLE, fingerprint: str = "f"
+) -> tuple[AcceptStatus, QueryId]:
+    query_id = keys.new_query_id(query.tenant)
+    return await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
+
+
+async def claimed(
+    log: ProgramLog,
+    tracker: str = "one",
+    *,
+    process: str = "p1",
+    limit: int = 64,
+    lease_ms: int = LEASE_MS,
+    adopt_own: bool = False,
+    shard: Shard = SHARD,
+) -> list[Claim]:
+    return await log.claim(
+        shard,
+        tracker=tracker,
+        process=process,
+        address=f"{tracker}:7002",
+        limit=limit,
+        lease_ms=lease_ms,
+        adopt_own=adopt_own,
+    )
+
+
+async def running(log: ProgramLog, tracker: str = "one", **claim: int) -> Holding:
+    """A program that a tracker has just claimed."""
+    _, query_id = await accepted(log)
+    claims = await claimed(log, tracker, **claim)  # type: ignore[arg-type]
+    assert [each.query_id for each in claims] == [query_id]
+    return Holding(query_id, claims[0].epoch, running_tokens=0)
+
+
+def records(*events: Event) -> list[Record]:
+    return [Record(event, NOW_MS) for event in events]
+
+
+def evidence(branch: int) -> CallFinished:
+    return CallFinished(Branch(branch), "1.1", "7", "\\boxed{7}", 10)
+
+
+def the_end() -> Record:
+    final = finish(fold(accept(Accepted(QUERY, "pool", NOW_MS)), DeadlineReached()), NOW_MS)
+    return Record(final, NOW_MS)
+
+
+async def kinds(log: ProgramLog, query_id: QueryId) -> list[str]:
+    return [type(record.event).__name__ for record in await log.read(query_id)]
+
+
+async def live(redis: Redis, tenant: str = TENANT) -> int:
+    return int(await redis.hget(keys.tenant(keys.shard_of_tenant(tenant), tenant), "live") or 0)
+
+
+# --- accept
+
+
+async def test_an_accepted_query_is_in_the_log_the_queue_the_index_and_the_quota(log: ProgramLog, redis: Redis) -> None:
+    status, query_id = await accepted(log)
+
+    assert status is AcceptStatus.ACCEPTED
+    assert [record.event for record in await log.read(query_id)] == [Accepted(QUERY, "pool", NOW_MS)]
+    assert await log.list_tenant(TENANT, 0, 10) == [query_id]
+    assert await redis.zcard(keys.queue(SHARD)) == 1
+    assert await live(redis) == 1
+    entry = await log.entry(query_id)
+    assert entry is not None
+    assert (entry.phase, entry.tracker) == (Phase.QUEUED, "")
+
+
+async def test_an_acceptance_sent_twice_changes_nothing(log: ProgramLog, redis: Redis) -> None:
+    query_id = keys.new_query_id(TENANT)
+    keyed = replace(QUERY, idempotency_key="key")
+    for _ in range(3):
+        status = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", AMPLE)
+        assert status == (AcceptStatus.ACCEPTED, query_id)
+
+    assert await kinds(log, query_id) == ["Accepted"]
+    assert await live(redis) == 1
+
+
+async def test_a_key_finds_its_query_and_refuses_another(log: ProgramLog, redis: Redis) -> None:
+    keyed = replace(QUERY, idempotency_key="key")
+    _, first = await accepted(log, keyed)
+
+    assert await accepted(log, keyed) == (AcceptStatus.DUPLICATE, first)
+    assert await accepted(log, keyed, fingerprint="g") == (AcceptStatus.CONFLICT, first)
+    assert await live(redis) == 1
+    assert await redis.ttl(keys.idempotency(SHARD, TENANT, "key")) in range(1, AMPLE.idempotency_ttl_seconds + 1)
+
+
+async def test_a_tenant_may_have_so_many_live_queries(log: ProgramLog, redis: Redis) -> None:
+    limits = replace(AMPLE, live_queries_per_tenant=2)
+
+    statuses = [(await accepted(log, limits=limits))[0] for _ in range(3)]
+
+    assert statuses == [AcceptStatus.ACCEPTED, AcceptStatus.ACCEPTED, AcceptStatus.TENANT_FULL]
+    assert await live(redis) == 2
+    assert await redis.zcard(keys.queue(SHARD)) == 2
+
+
+async def test_a_shard_queues_so_many_programs(log: ProgramLog) -> None:
+    limits = replace(AMPLE, queued_programs_per_shard=1)
+
+    statuses = [(await accepted(log, limits=limits))[0] for _ in range(2)]
+    await claimed(log)
+
+    assert statuses == [AcceptStatus.ACCEPTED, AcceptStatus.QUEUE_FULL]
+    assert (await accepted(log, limits=limits))[0] is AcceptStatus.ACCEPTED
+
+
+async def test_a_refused_query_leaves_nothing(log: ProgramLog, redis: Redis) -> None:
+    query_id = keys.new_query_id(TENANT)
+    limits = replace(AMPLE, live_queries_per_tenant=0)
+
+    status, _ = await log.accept(query_id, Accepted(replace(QUERY, idempotency_key="key"), "pool", NOW_MS), "f", limits)
+
+    assert status is AcceptStatus.TENANT_FULL
+    assert await redis.dbsize() == 0
+
+
+# --- claim
+
+
+async def test_claims_go_by_class_and_then_by_arrival(log: ProgramLog) -> None:
+    classes = [QueryClass.BATCH, QueryClass.STANDARD, QueryClass.INTERACTIVE, QueryClass.STANDARD]
+    ids = [
+        (await accepted(log, replace(QUERY, query_class=query_class), at_ms=NOW_MS + number))[1]
+        for number, query_class in enumerate(classes)
+    ]
+
+    order = [(await claimed(log, limit=1))[0].query_id for _ in classes]
+
+    assert order == [ids[2], ids[1], ids[3], ids[0]]
+
+
+async def test_a_batch_query_does_not_wait_for_ever(log: ProgramLog) -> None:
+    _, old = await accepted(log, replace(QUERY, query_class=QueryClass.BATCH), at_ms=NOW_MS)
+    await accepted(log, replace(QUERY, query_class=QueryClass.INTERACTIVE), at_ms=NOW_MS + 700_000)
+
+    assert (await claimed(log, limit=1))[0].query_id == old
+
+
+async def test_a_claim_brings_the_whole_log_and_ends_it(log: ProgramLog, redis: Redis) -> None:
+    _, query_id = await accepted(log)
+
+    (claim,) = await claimed(log)
+
+    assert (claim.query_id, claim.epoch) == (query_id, 1)
+    first, last = [record.event for record in claim.records()]
+    assert first == Accepted(QUERY, "pool", NOW_MS)
+    assert last == Claimed("one", 1, tokens_lost=0)
+    assert await log.read(query_id) == claim.records()
+    entry = await log.entry(query_id)
+    assert entry is not None
+    assert (entry.phase, entry.tracker, entry.address) == (Phase.RUNNING, "one", "one:7002")
+    assert await redis.zcard(keys.queue(SHARD)) == 0
+    assert await claimed(log, "two") == []
+
+
+async def test_an_ended_lease_is_claimed_with_a_higher_epoch_and_what_was_lost(log: ProgramLog) -> None:
+    holding = await running(log, lease_ms=1)
+    await log.renew(SHARD, "one", 1, [replace(holding, running_tokens=123)])
+    await asyncio.sleep(0.02)
+
+    (claim,) = await claimed(log, "two")
+
+    assert claim.epoch == 2
+    assert claim.records()[-1].event == Claimed("two", 2, tokens_lost=123)
+
+
+async def test_ended_leases_go_before_the_queue(log: ProgramLog) -> None:
+    ended = await running(log, lease_ms=1)
+    await accepted(log, replace(QUERY, query_class=QueryClass.INTERACTIVE))
+    await asyncio.sleep(0.02)
+
+    assert [claim.query_id for claim in await claimed(log, "two", limit=1)] == [ended.query_id]
+
+
+async def test_a_restarted_tracker_adopts_what_its_predecessor_held_and_no_more(log: ProgramLog) -> None:
+    for _ in range(5):
+        await accepted(log)
+    own = {claim.query_id for claim in await claimed(log, "one", process="p1", limit=3)}
+    await claimed(log, "two", process="p1", limit=2)
+
+    first = await claimed(log, "one", process="p2", limit=2, adopt_own=True)
+    second = await claimed(log, "one", process="p2", limit=2, adopt_own=True)
+    third = await claimed(log, "one", process="p2", limit=2, adopt_own=True)
+
+    assert {claim.query_id for claim in (*first, *second)} == own
+    assert [claim.epoch for claim in (*first, *second)] == [2, 2, 2]
+    assert third == []
+
+
+async def test_without_adoption_a_running_lease_is_left_alone(log: ProgramLog) -> None:
+    await running(log)
+
+    assert await claimed(log, "one", process="p2") == []
+
+
+async def test_many_trackers_claim_each_program_once(log: ProgramLog) -> None:
+    ids = [(await accepted(log))[1] for _ in range(60)]
+
+    shares = await asyncio.gather(*(claimed(log, f"tracker-{number % 6}", limit=7) for number in range(12)))
+
+    taken = [claim.query_id for share in shares for claim in share]
+    assert sorted(taken) == sorted(ids)
+
+
+# --- append
+
+
+async def test_an_append_of_the_owner_is_added(log: ProgramLog, redis: Redis) -> None:
+    holding = await running(log)
+
+    appended = await log.append(replace(holding, running_tokens=55), "one", 2, records(evidence(0), evidence(1)))
+
+    assert appended.status is AppendStatus.OK
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished", "CallFinished"]
+    assert await redis.hget(keys.program(holding.query_id), "running_tokens") == b"55"
+
+
+async def test_an_append_that_is_behind_gets_what_it_does_not_know(log: ProgramLog) -> None:
+    holding = await running(log)
+    await log.cancel(holding.query_id, "enough", NOW_MS)
+
+    appended = await log.append(holding, "one", 2, records(evidence(0)))
+
+    assert appended.status is AppendStatus.BEHIND
+    assert [record.event for record in appended.newer] == [CancelRequested("enough")]
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CancelRequested"]
+
+
+async def test_an_append_sent_twice_is_told_its_own_records(log: ProgramLog) -> None:
+    holding, new = await running(log), records(evidence(0))
+    await log.append(holding, "one", 2, new)
+
+    again = await log.append(holding, "one", 2, new)
+
+    assert again.status is AppendStatus.BEHIND
+    assert list(again.newer) == new
+
+
+async def test_whoever_lost_the_program_appends_nothing(log: ProgramLog) -> None:
+    holding = await running(log, lease_ms=1)
+    await asyncio.sleep(0.02)
+    (claim,) = await claimed(log, "two")
+    current = Holding(holding.query_id, claim.epoch, 0)
+
+    for stale, tracker in ((holding, "one"), (current, "one"), (holding, "two"), (replace(current, epoch=9), "two")):
+        assert (await log.append(stale, tracker, 3, records(evidence(0)))).status is AppendStatus.FENCED
+        reply = await log.finish(stale, tracker, TENANT, 3, [the_end()], Phase.FAILED)
+        assert reply.status is AppendStatus.FENCED
+
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "Claimed"]
+
+
+# --- finish
+
+
+async def test_the_final_record_settles_lease_and_quota_once(log: ProgramLog, redis: Redis) -> None:
+    holding = await running(log)
+    new = [*records(evidence(0)), the_end()]
+
+    first = await log.finish(holding, "one", TENANT, 2, new, Phase.FAILED)
+    second = await log.finish(holding, "one", TENANT, 2, new, Phase.FAILED)
+    late = await log.append(holding, "one", 4, records(evidence(1)))
+
+    assert first.status is AppendStatus.OK
+    assert second.status is late.status is AppendStatus.FENCED
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished", "Finished"]
+    assert await live(redis) == 0
+    assert await redis.zcard(keys.leases(SHARD)) == 0
+    entry = await log.entry(holding.query_id)
+    assert entry is not None
+    assert entry.phase is Phase.FAILED
+    for key in (keys.log(holding.query_id), keys.program(holding.query_id)):
+        assert 0 < await redis.ttl(key) <= FINAL_TTL_SECONDS
+
+
+async def test_a_final_record_that_is_behind_is_not_written(log: ProgramLog, redis: Redis) -> None:
+    holding = await running(log)
+    await log.cancel(holding.query_id, "", NOW_MS)
+
+    reply = await log.finish(holding, "one", TENANT, 2, [the_end()], Phase.FAILED)
+
+    assert reply.status is AppendStatus.BEHIND
+    assert [type(record.event) for record in reply.newer] == [CancelRequested]
+    assert await live(redis) == 1
+
+
+# --- cancel
+
+
+async def test_an_unclaimed_query_is_final_when_it_is_cancelled(log: ProgramLog, redis: Redis) -> None:
+    _, query_id = await accepted(log)
+
+    assert await log.cancel(query_id, "enough", NOW_MS + 500) is Phase.CANCELLED
+    assert await log.cancel(query_id, "again", NOW_MS + 600) is Phase.CANCELLED
+
+    assert await kinds(log, query_id) == ["Accepted", "CancelRequested", "Finished"]
+    last = (await log.read(query_id))[-1].event
+    assert isinstance(last, Finished)
+    assert (last.outcome.phase, last.outcome.stop_detail) == (Phase.CANCELLED, "enough")
+    assert last.outcome.latency_seconds == 0.5
+    assert await live(redis) == 0
+    assert await redis.zcard(keys.queue(SHARD)) == 0
+    assert await claimed(log) == []
+
+
+async def test_a_claimed_query_is_asked_once_to_end(log: ProgramLog, redis: Redis) -> None:
+    holding = await running(log)
+
+    for _ in range(3):
+        assert await log.cancel(holding.query_id, "enough", NOW_MS) is Phase.RUNNING
+
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CancelRequested"]
+    assert await live(redis) == 1
+
+
+async def test_a_final_query_stays_as_it_is(log: ProgramLog) -> None:
+    holding = await running(log)
+    await log.finish(holding, "one", TENANT, 2, [the_end()], Phase.SUCCEEDED)
+
+    assert await log.cancel(holding.query_id, "late", NOW_MS) is Phase.SUCCEEDED
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "Finished"]
+
+
+async def test_a_query_that_was_handed_back_is_ended_by_its_next_owner(log: ProgramLog) -> None:
+    holding = await running(log)
+    await log.release(SHARD, "one", [holding])
+
+    assert await log.cancel(holding.query_id, "enough", NOW_MS) is Phase.QUEUED
+
+    (claim,) = await claimed(log, "two")
+    assert [type(record.event) for record in claim.records()] == [Accepted, Claimed, CancelRequested, Claimed]
+
+
+async def test_an_unknown_query_cannot_be_cancelled(log: ProgramLog, redis: Redis) -> None:
+    assert await log.cancel(keys.new_query_id(TENANT), "", NOW_MS) is None
+    assert await redis.dbsize() == 0
+
+
+# --- leases
+
+
+async def test_a_renewal_tells_the_length_of_each_log_and_what_is_lost(log: ProgramLog) -> None:
+    kept = await running(log)
+    await log.append(kept, "one", 2, records(evidence(0)))
+    lost = await running(log, lease_ms=1)
+    await asyncio.sleep(0.02)
+    await claimed(log, "two")
+    unknown = Holding(keys.new_query_id(TENANT), 1, 0)
+
+    assert await log.renew(SHARD, "one", LEASE_MS, [kept, lost, unknown]) == [3, -1, -1]
+    assert await log.renew(SHARD, "one", LEASE_MS, []) == []
+
+
+async def test_a_renewed_lease_does_not_end(log: ProgramLog) -> None:
+    holding = await running(log, lease_ms=30)
+    await log.renew(SHARD, "one", LEASE_MS, [holding])
+    await asyncio.sleep(0.06)
+
+    assert await claimed(log, "two") == []
+
+
+async def test_released_programs_go_to_the_head_of_the_queue(log: ProgramLog, redis: Redis) -> None:
+    holding = await running(log)
+    await accepted(log, replace(QUERY, query_class=QueryClass.INTERACTIVE))
+
+    assert await log.release(SHARD, "one", [replace(holding, running_tokens=42)]) == 1
+    assert await log.release(SHARD, "one", [holding]) == 0
+
+    assert await redis.zcard(keys.leases(SHARD)) == 0
+    first, *_ = await claimed(log, "two")
+    assert first.query_id == holding.query_id
+    assert first.records()[-1].event == Claimed("two", 2, tokens_lost=42)
+
+
+async def test_one_scheduler_of_a_group_is_active(redis: Redis) -> None:
+    one, two = (PoolLease(redis, "group", holder, 200) for holder in ("one", "two"))
+
+    assert await one.acquire() == 1
+    assert await two.acquire() == 0
+    assert await one.renew(1)
+    assert not await two.renew(1)
+    assert not await one.renew(7)
+    await one.give_up(1)
+    assert await two.acquire() == 2
+    assert not await one.renew(1)
+    await asyncio.sleep(0.3)
+    assert await one.acquire() == 3
+
+
+async def test_a_restarted_scheduler_takes_its_own_lease_over_at_once(redis: Redis) -> None:
+    before, after = PoolLease(redis, "group", "one", LEASE_MS), PoolLease(redis, "group", "one", LEASE_MS)
+
+    assert await before.acquire() == 1
+    assert await after.acquire() == 2
+    assert not await before.renew(1)
+
+
+# --- notices
+
+
+async def test_every_append_and_every_piece_of_work_is_announced(log: ProgramLog, redis: Redis) -> None:
+    heard: list[tuple[str, bytes]] = []
+    async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
+        await subscription.subscribe(keys.appended_channel(SHARD), keys.work_channel(SHARD))
+        holding = await running(log)
+        await log.append(holding, "one", 2, records(evidence(0), evidence(1)))
+        await log.cancel(holding.query_id, "", NOW_MS)
+        await log.finish(holding, "one", TENANT, 5, [the_end()], Phase.CANCELLED)
+        async with asyncio.timeout(5):
+            while len(heard) < 7:
+                message = await subscription.get_message(timeout=1)
+                if message is not None:
+                    heard.append((message["channel"].decode().rpartition(":")[2], message["data"]))
+
+    work = [data for channel, data in heard if channel == "work"]
+    appended = [data.split(b"\n") for channel, data in heard if channel == "appended"]
+    assert work == [holding.query_id.encode()] * 2
+    assert {lines[0] for lines in appended} == {holding.query_id.encode()}
+    assert [int(lines[1]) for lines in appended] == [0, 1, 2, 4, 5]
+    assert [line for lines in appended for line in lines[2:]] == await redis.lrange(keys.log(holding.query_id), 0, -1)
+
+
+# --- a server in trouble
+
+
+async def test_a_server_that_has_forgotten_the_scripts_is_told_again(log: ProgramLog, redis: Redis) -> None:
+    await running(log)
+    await redis.script_flush()
+
+    assert (await accepted(log))[0] is AcceptStatus.ACCEPTED
+
+
+async def test_a_full_server_refuses_new_queries_and_lets_running_ones_end(log: ProgramLog, redis: Redis) -> None:
+    cancelled, finished = await running(log), await running(log)
+    _, queued = await accepted(log)
+    await redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StateFull, match=r"Redis is full \(accept_query\).*maxmemory"):
+            await accepted(log)
+        assert await live(redis) == 3
+
+        await redis.script_flush()
+        await log.renew(SHARD, "one", LEASE_MS, [cancelled, finished])
+        await log.cancel(cancelled.query_id, "", NOW_MS)
+        for holding, length in ((cancelled, 3), (finished, 2)):
+            ended = await log.finish(holding, "one", TENANT, length, [the_end()], Phase.CANCELLED)
+            assert ended.status is AppendStatus.OK
+        assert [claim.query_id for claim in await claimed(log)] == [queued]
+        assert await live(redis) == 1
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert (await accepted(log))[0] is AcceptStatus.ACCEPTED
+
+
+async def test_a_server_that_hangs_is_unavailable(server: RedisProcess, log: ProgramLog) -> None:
+    holding = await running(log)
+    impatient = connect(server.url, timeout_seconds=0.2)
+    hanging = ProgramLog(impatient, final_ttl_seconds=FINAL_TTL_SECONDS)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        for step in (hanging.read(holding.query_id), hanging.entry(holding.query_id), claimed(hanging)):
+            with pytest.raises(StateUnavailable, match="Redis does not answer"):
+                await step
+    finally:
+        server.send_signal(signal.SIGCONT)
+        await impatient.aclose()
+
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed"]
+
+
+async def test_a_server_that_is_down_is_unavailable_and_has_forgotten_nothing_when_it_is_back(
+    server: RedisProcess, redis: Redis, log: ProgramLog
+) -> None:
+    holding = await running(log)
+    await server.kill()
+    try:
+        steps = (
+            accepted(log),
+            claimed(log),
+            log.append(holding, "one", 2, records(evidence(0))),
+            log.cancel(holding.query_id, "", NOW_MS),
+            log.list_tenant(TENANT, 0, 1),
+            log.length(holding.query_id),
+            log.renew(SHARD, "one", LEASE_MS, [holding]),
+            PoolLease(redis, "group", "one", 1000).acquire(),
+            ping(redis),
+        )
+        for step in steps:
+            with pytest.raises(StateUnavailable, match="Redis does not answer"):
+                await step
+    finally:
+        await server.start()
+
+    assert (await log.append(holding, "one", 2, records(evidence(0)))).status is AppendStatus.OK
+    assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished"]
+
+
+async def test_more_commands_at_once_than_connections_wait_their_turn(log: ProgramLog) -> None:
+    holding = await running(log)
+
+    lengths = await asyncio.gather(*(log.length(holding.query_id) for _ in range(1000)))
+
+    assert set(lengths) == {2}
