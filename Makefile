@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[local,dev]'
 	@touch $@
 
-run: $(INSTALLED) ## Start everything on this machine, answer one question early, and stop
+run: $(INSTALLED) ## Start everything on this machine, answer the bundled questions, compare with the fixed budget, and stop
 	$(BIN)/dynasor demo --engine $(ENGINE)
 
 up: $(INSTALLED) ## Start everything on this machine and keep it running until Ctrl-C
