@@ -136,7 +136,7 @@ async def test_a_prompt_over_the_context_fails_with_its_reason(served: Served) -
 
 async def test_a_seed_never_reaches_a_cpu_engine(served: Served, http: aiohttp.ClientSession) -> None:
     events = await served.run(pb.Query(prompt="Hello", sampling=pb.SamplingParameters(max_tokens=4, seed=7)))
-    assert events[-1].finished.outcome.error.reason == "SEED_UNSUPPORTED"
+    assert events[-1].finished.outcome.error.reason == "PARAMETER_UNSUPPORTED"
     async with http.get("/health") as response:
         assert response.status == 200
 

@@ -386,7 +386,7 @@ async def test_a_seed_that_the_engine_cannot_honour_is_refused(stack: RunningSta
     final = final_of(await stack.run(query))
 
     assert final.phase == pb.QUERY_PHASE_FAILED
-    assert final.outcome.error.reason == "SEED_UNSUPPORTED"
+    assert final.outcome.error.reason == "PARAMETER_UNSUPPORTED"
     assert "leave sampling.seed unset" in final.outcome.error.message
 
 

@@ -6,6 +6,8 @@ known. Closing it closes the connection, which is how an engine is told to abort
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,10 @@ from dynasor_serve.engines import wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind, authorization
 from dynasor_serve.programs.query import Branch, Query
+
+MAX_TEXT_CHARACTERS = 8_000_000
+_DRAIN_SECONDS = 0.1
+_NO_END = ("", "abort", "error")  # finish reasons of a completion that is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,13 @@ class EngineClient:
     async def send(self, request: CallRequest) -> aiohttp.ClientResponse:
         """The open response to a request. Raises `EngineError`, and what aiohttp raises."""
         url, kind, query = request.endpoint.url, request.endpoint.kind, request.query
-        if query.sampling.seed is not None and not kind.honours_seed:
-            message = f"an engine of kind {kind} cannot honour a seed; leave sampling.seed unset"
-            raise EngineError(EngineReason.SEED_UNSUPPORTED, message)
+        for name, is_set, is_honoured in (
+            ("seed", query.sampling.seed is not None, kind.honours_seed),
+            ("top_k", bool(query.sampling.top_k), kind.speaks_vllm),
+        ):
+            if is_set and not is_honoured:
+                message = f"an engine of kind {kind} cannot honour a {name}; leave sampling.{name} unset"
+                raise EngineError(EngineReason.PARAMETER_UNSUPPORTED, message)
         path = "/v1/completions" if query.prompt is not None else "/v1/chat/completions"
         body = request_body(request)
         if url in self._without_priority:
@@ -159,13 +169,14 @@ class EngineCall:
             raise EngineError(EngineReason.ENGINE_UNAVAILABLE, message) from error
         finally:
             if self._response is not None:
-                self._response.release() if self.is_closed is False else self._response.close()
+                self._response.release()  # keeps the connection only where the response was read to its end
 
     async def _read(self, response: aiohttp.ClientResponse, on_progress: Callable[[str], None]) -> Completion:
         reader = wire.EventReader()
         finish_reason = ""
         is_reasoning = False
-        async for data in response.content.iter_any():
+        characters = 0
+        while not reader.done and (data := await response.content.readany()):
             for chunk in reader.feed(data):
                 if chunk.error is not None:
                     raise EngineError(EngineReason.ENGINE_FAILED, f"the engine reports: {chunk.error.message}")
@@ -176,11 +187,17 @@ class EngineCall:
                     finish_reason = choice.finish_reason or finish_reason
                 if new:
                     self.parts.append(new)
+                    characters += len(new)
+                    if characters > MAX_TEXT_CHARACTERS:
+                        message = f"the engine sent more than {MAX_TEXT_CHARACTERS} characters in one completion"
+                        raise EngineError(EngineReason.ENGINE_GARBAGE, message)
                 self._count(chunk)
                 on_progress(new)
-        if not finish_reason:
-            message = f"the engine at {self._request.endpoint.url} ended the stream without a finish reason"
+        if finish_reason in _NO_END:
+            how = f"with finish reason {finish_reason!r}" if finish_reason else "without a finish reason"
+            message = f"the engine at {self._request.endpoint.url} ended the stream {how}"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
+        await _drain(response)
         if is_reasoning:
             self.parts.append("</think>")
         return Completion(text="".join(self.parts), finish_reason=finish_reason)
@@ -194,6 +211,15 @@ class EngineCall:
         self.prompt_tokens = usage.prompt_tokens
         if usage.prompt_tokens_details is not None:
             self.cached_prompt_tokens = usage.prompt_tokens_details.cached_tokens or 0
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Reads what follows `[DONE]`, nothing as a rule, so that the connection can be used again."""
+    if not response.content.at_eof():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while await response.content.readany():
+                    pass
 
 
 def request_body(request: CallRequest) -> dict[str, Any]:
@@ -230,6 +256,9 @@ def refusal(status: int, error: wire.ErrorBody, url: str) -> EngineError:
     lowered = message.lower()
     if status == 404 and error.param == "prompt":
         return EngineError(EngineReason.PROMPT_NOT_RECORDED, message)
+    if status in (401, 403):
+        message = f"the engine at {url} answers {status}: {message}; check its key (engine_api_key)"
+        return EngineError(EngineReason.ENGINE_UNAUTHORIZED, message)
     if status == 404:
         return EngineError(EngineReason.MODEL_NOT_SERVED, f"the engine at {url} answers 404: {message}")
     if status in (400, 422) and ("context length" in lowered or "max_model_len" in lowered or "too long" in lowered):

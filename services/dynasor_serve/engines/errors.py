@@ -16,20 +16,20 @@ class EngineReason(StrEnum):
     ENGINE_HUNG = "ENGINE_HUNG"  # sent nothing for too long
     ENGINE_GARBAGE = "ENGINE_GARBAGE"  # sent what is not the protocol
     ENGINE_BROKE_OFF = "ENGINE_BROKE_OFF"  # ended a stream before its end
+    ENGINE_UNAUTHORIZED = "ENGINE_UNAUTHORIZED"  # 401 or 403: asks for another key
     ENGINE_REFUSED = "ENGINE_REFUSED"  # refused the query itself
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"  # 404
     PROMPT_NOT_RECORDED = "PROMPT_NOT_RECORDED"  # a replay engine's 404
-    SEED_UNSUPPORTED = "SEED_UNSUPPORTED"
+    PARAMETER_UNSUPPORTED = "PARAMETER_UNSUPPORTED"  # this kind of engine cannot honour a sampling parameter
 
 
 _FAULT_OF_THE_QUERY = frozenset(
     {
         EngineReason.ENGINE_REFUSED,
         EngineReason.PROMPT_TOO_LONG,
-        EngineReason.MODEL_NOT_SERVED,
         EngineReason.PROMPT_NOT_RECORDED,
-        EngineReason.SEED_UNSUPPORTED,
+        EngineReason.PARAMETER_UNSUPPORTED,
     }
 )
 

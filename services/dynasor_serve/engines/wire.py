@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -27,17 +27,21 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+# What an engine claims is bounded here: a count that no wire can carry would stop more than its own call.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class PromptTokensDetails(msgspec.Struct):
     """Where prompt tokens came from."""
 
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class Usage(msgspec.Struct):
     """Running or final usage of a call, in tokens."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
     prompt_tokens_details: PromptTokensDetails | None = None
 
 
@@ -64,6 +68,7 @@ class _ErrorEnvelope(msgspec.Struct):
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _error_decoder = msgspec.json.Decoder(_ErrorEnvelope)
 _encoder = msgspec.json.Encoder()
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 
@@ -92,7 +97,7 @@ class EventReader:
                 return
             try:
                 yield _chunk_decoder.decode(payload)
-            except msgspec.MsgspecError as error:
+            except _UNDECODABLE as error:
                 raise _garbage(payload) from error
 
 
@@ -105,7 +110,7 @@ def decode_error(body: bytes) -> ErrorBody:
     """The error in a body, or the start of the body as its message where it is none."""
     try:
         envelope = _error_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return ErrorBody(body[:200].decode(errors="replace").strip() or "no message")
     if isinstance(envelope.error, ErrorBody):
         return envelope.error
