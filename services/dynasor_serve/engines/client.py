@@ -164,6 +164,9 @@ class EngineCall:
         except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
             message = f"the engine at {self._request.endpoint.url} broke the stream off after {self.tokens} tokens"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message) from error
+        except aiohttp.ClientResponseError as error:
+            message = f"the engine at {self._request.endpoint.url} sent what is no HTTP: {" ".join(error.message.split())[:120]}"
+            raise EngineError(EngineReason.ENGINE_GARBAGE, message) from error
         except (aiohttp.ClientError, OSError) as error:
             message = f"the engine at {self._request.endpoint.url} cannot be reached: {error}"
             raise EngineError(EngineReason.ENGINE_UNAVAILABLE, message) from error
@@ -216,7 +219,7 @@ class EngineCall:
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Reads what follows `[DONE]`, nothing as a rule, so that the connection can be used again."""
     if not response.content.at_eof():
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):  # the completion is whole all the same
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while await response.content.readany():
                     pass

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from dynasor_serve.engines.errors import EngineError, EngineReason
+from dynasor_serve.engines.wire import Count
 
 
 class EngineKind(StrEnum):
@@ -48,7 +49,7 @@ def authorization(api_key: str) -> dict[str, str]:
 class _Model(msgspec.Struct):
     id: str
     owned_by: str = ""
-    max_model_len: int | None = None
+    max_model_len: Count | None = None
 
 
 class _Models(msgspec.Struct):
@@ -66,7 +67,7 @@ async def probe(session: aiohttp.ClientSession, url: str, *, timeout_seconds: fl
                         EngineReason.ENGINE_UNAVAILABLE, f"{url}/v1/models answers {response.status}: {body[:120]!r}"
                     )
             models = msgspec.json.decode(body, type=_Models).data
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise EngineError(
             EngineReason.ENGINE_GARBAGE, f"{url}/v1/models is no OpenAI-compatible list: {error}"
         ) from error

@@ -28,20 +28,20 @@ class Choice(msgspec.Struct):
 
 
 # What an engine claims is bounded here: a count that no wire can carry would stop more than its own call.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class PromptTokensDetails(msgspec.Struct):
     """Where prompt tokens came from."""
 
-    cached_tokens: _Count | None = None
+    cached_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct):
     """Running or final usage of a call, in tokens."""
 
-    prompt_tokens: _Count = 0
-    completion_tokens: _Count = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     prompt_tokens_details: PromptTokensDetails | None = None
 
 
