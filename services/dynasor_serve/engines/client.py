@@ -165,7 +165,8 @@ class EngineCall:
             message = f"the engine at {self._request.endpoint.url} broke the stream off after {self.tokens} tokens"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message) from error
         except aiohttp.ClientResponseError as error:
-            message = f"the engine at {self._request.endpoint.url} sent what is no HTTP: {" ".join(error.message.split())[:120]}"
+            said = " ".join(error.message.split())[:120]
+            message = f"the engine at {self._request.endpoint.url} sent what is no HTTP: {said}"
             raise EngineError(EngineReason.ENGINE_GARBAGE, message) from error
         except (aiohttp.ClientError, OSError) as error:
             message = f"the engine at {self._request.endpoint.url} cannot be reached: {error}"
