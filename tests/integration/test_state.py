@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from dynasor_serve.programs.program import accept, finish, fold
 from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
 from dynasor_serve.state import keys
 from dynasor_serve.state.keys import Shard
-from dynasor_serve.state.pool_lease import PoolLease
+from dynasor_serve.state.group_lease import GroupLease
 from dynasor_serve.state.program_log import AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
@@ -70,6 +71,9 @@ async def accepted(
     return await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
 
 
+CLAIM_NUMBERS = itertools.count()
+
+
 async def claimed(
     log: ProgramLog,
     tracker: str = "one",
@@ -79,6 +83,7 @@ async def claimed(
     lease_ms: int = LEASE_MS,
     adopt_own: bool = False,
     shard: Shard = SHARD,
+    number: int | None = None,
 ) -> list[Claim]:
     return await log.claim(
         shard,
@@ -87,6 +92,7 @@ async def claimed(
         address=f"{tracker}:7002",
         limit=limit,
         lease_ms=lease_ms,
+        number=next(CLAIM_NUMBERS) if number is None else number,
         adopt_own=adopt_own,
     )
 
@@ -335,7 +341,8 @@ async def test_the_final_record_settles_lease_and_quota_once(log: ProgramLog, re
     late = await log.append(holding, "one", 4, records(evidence(1)))
 
     assert first.status is AppendStatus.OK
-    assert second.status is late.status is AppendStatus.FENCED
+    assert second.status is AppendStatus.OK, "what is sent twice after a lost reply"
+    assert late.status is AppendStatus.FENCED
     assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished", "Finished"]
     assert await live(redis) == 0
     assert await redis.zcard(keys.leases(SHARD)) == 0
@@ -446,26 +453,35 @@ async def test_released_programs_go_to_the_head_of_the_queue(log: ProgramLog, re
 
 
 async def test_one_scheduler_of_a_group_is_active(redis: Redis) -> None:
-    one, two = (PoolLease(redis, "group", holder, 200) for holder in ("one", "two"))
+    one, two = (GroupLease(redis, "group", holder, 200) for holder in ("one", "two"))
 
-    assert await one.acquire() == 1
+    first = await one.acquire()
+    assert first > 0
     assert await two.acquire() == 0
-    assert await one.renew(1)
-    assert not await two.renew(1)
-    assert not await one.renew(7)
-    await one.give_up(1)
-    assert await two.acquire() == 2
-    assert not await one.renew(1)
+    assert await one.renew(first)
+    assert not await two.renew(first)
+    assert not await one.renew(first + 6)
+    await one.give_up(first)
+    second = await two.acquire()
+    assert second > first
+    assert not await one.renew(first)
     await asyncio.sleep(0.3)
-    assert await one.acquire() == 3
+    assert await one.acquire() > second
 
 
 async def test_a_restarted_scheduler_takes_its_own_lease_over_at_once(redis: Redis) -> None:
-    before, after = PoolLease(redis, "group", "one", LEASE_MS), PoolLease(redis, "group", "one", LEASE_MS)
+    before, after = GroupLease(redis, "group", "one", LEASE_MS), GroupLease(redis, "group", "one", LEASE_MS)
 
-    assert await before.acquire() == 1
-    assert await after.acquire() == 2
-    assert not await before.renew(1)
+    first = await before.acquire()
+    assert await after.acquire() > first > 0
+    assert not await before.renew(first)
+
+
+async def test_epochs_grow_even_where_redis_has_lost_its_writes(redis: Redis) -> None:
+    lease = GroupLease(redis, "group", "one", LEASE_MS)
+    first = await lease.acquire()
+    await redis.flushall()
+    assert await lease.acquire() > first
 
 
 # --- notices
@@ -555,7 +571,7 @@ async def test_a_server_that_is_down_is_unavailable_and_has_forgotten_nothing_wh
             log.list_tenant(TENANT, 0, 1),
             log.length(holding.query_id),
             log.renew(SHARD, "one", LEASE_MS, [holding]),
-            PoolLease(redis, "group", "one", 1000).acquire(),
+            GroupLease(redis, "group", "one", 1000).acquire(),
             ping(redis),
         )
         for step in steps:
@@ -574,3 +590,12 @@ async def test_more_commands_at_once_than_connections_wait_their_turn(log: Progr
     lengths = await asyncio.gather(*(log.length(holding.query_id) for _ in range(1000)))
 
     assert set(lengths) == {2}
+
+
+async def test_a_claim_sent_twice_after_a_lost_reply_returns_what_the_first_one_took(log: ProgramLog) -> None:
+    _, query_id = await accepted(log)
+    first = await claimed(log, number=7)
+    again = await claimed(log, number=7)
+    assert [each.query_id for each in first] == [query_id]
+    assert again == first
+    assert await claimed(log, number=8) == []

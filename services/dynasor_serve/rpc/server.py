@@ -137,7 +137,10 @@ def _typed_unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
 def _typed_stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            _refuse_malformed(request)
+            if isinstance(request, AsyncIterator):
+                request = _checked(request)
+            else:
+                _refuse_malformed(request)
             async with contextlib.aclosing(method(request, context)) as responses:  # type: ignore[type-var]
                 async for response in responses:
                     yield response
@@ -156,6 +159,12 @@ def _refuse_malformed(request: Any) -> None:
     if isinstance(request, Malformed):
         message = f"the request is no valid message ({request.cause}); strings must be UTF-8"
         raise ServiceError(Reason.MALFORMED_REQUEST, message)
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _refuse_malformed(request)
+        yield request
 
 
 def _internal() -> ServiceError:

@@ -13,7 +13,7 @@ from dynasor_serve.scheduler.pools import Pools
 from dynasor_serve.scheduler.servicer import SchedulerServicer
 from dynasor_serve.scheduler.settings import SchedulerSettings
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
-from dynasor_serve.state.pool_lease import PoolLease
+from dynasor_serve.state.group_lease import GroupLease
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
 from dynasor_serve.telemetry.metrics import Metrics
 
@@ -31,11 +31,10 @@ class SchedulerApp:
         self._settings = settings
         self._metrics = Metrics("scheduler")
         self._redis = connect(settings.redis_url)
-        self._lease = PoolLease(self._redis, settings.group, settings.name, round(settings.lease_seconds * 1000))
+        self._lease = GroupLease(self._redis, settings.group, settings.name, round(settings.lease_seconds * 1000))
         self._pools = Pools(
             ordering=settings.ordering,
             longest_wait_seconds=settings.longest_wait_seconds,
-            grant_start_seconds=settings.grant_start_seconds,
             metrics=self._metrics,
         )
         self._health = WorkerHealth(
@@ -91,22 +90,26 @@ class SchedulerApp:
         """Competes for the lease and keeps it. Stops granting at two thirds of it without a renewal."""
         loop = asyncio.get_running_loop()
         lease_seconds = self._settings.lease_seconds
-        granted_until = 0.0  # by the monotonic clock
+        active_until: float | None = None  # by the monotonic clock; None while standing by
         while True:
             asked = loop.time()
             try:
-                if self._pools.epoch:
-                    held = await self._lease.renew(self._pools.epoch)
-                else:
-                    self._pools.epoch = await self._lease.acquire()
-                    held = self._pools.epoch > 0
-                    if held:
-                        logger.info("active", extra={"epoch": self._pools.epoch})
-                        self._pools.dispatch()
-                granted_until = asked + lease_seconds * 2 / 3 if held else 0.0
-            except (StateUnavailable, StateFull) as error:
-                logger.warning("the lease cannot be renewed", extra={"cause": str(error)})
-            if self._pools.epoch and loop.time() >= granted_until:
+                async with asyncio.timeout_at(active_until):  # a Redis that hangs must not make the lease longer
+                    is_held = await (self._acquire() if active_until is None else self._lease.renew(self._pools.epoch))
+                active_until = asked + lease_seconds * 2 / 3 if is_held else None
+            except (StateUnavailable, StateFull, TimeoutError) as error:
+                logger.warning("the lease cannot be renewed", extra={"cause": str(error) or "no answer in time"})
+                if active_until is not None and loop.time() >= active_until:
+                    active_until = None
+            if active_until is None and self._pools.epoch:
                 logger.warning("no longer active", extra={"epoch": self._pools.epoch})
                 self._pools.resign()
             await asyncio.sleep(lease_seconds / 5)
+
+    async def _acquire(self) -> bool:
+        epoch = await self._lease.acquire()
+        if epoch:
+            logger.info("active", extra={"epoch": epoch})
+            self._pools.epoch = epoch
+            self._pools.dispatch()
+        return epoch > 0

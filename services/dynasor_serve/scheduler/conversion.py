@@ -45,7 +45,7 @@ def call_end_from(message: pb.EndedCall) -> tuple[CallId, CallEnd, int]:
     return call, _CALL_ENDS.get(message.end, CallEnd.CANCELLED), message.tokens
 
 
-def grant_message(grant: Grant, pool: str, epoch: int, start_within_ms: int) -> pb.Grant:
+def grant_message(grant: Grant, pool: str, epoch: int) -> pb.Grant:
     """A grant for the wire."""
     return pb.Grant(
         query_id=grant.call.program,
@@ -56,7 +56,6 @@ def grant_message(grant: Grant, pool: str, epoch: int, start_within_ms: int) -> 
         url=grant.url,
         priority=grant.priority,
         epoch=epoch,
-        start_within_ms=start_within_ms,
         engine=grant.engine,
     )
 

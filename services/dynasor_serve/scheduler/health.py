@@ -36,12 +36,11 @@ class WorkerHealth:
         ) as session:
             self._session = session
             try:
-                while True:
-                    checks = asyncio.create_task(self.check_all())
-                    await asyncio.sleep(self._interval_seconds)
-                    if checks.done():
-                        checks.result()
-                    self._pools.report()
+                async with asyncio.TaskGroup() as checks:
+                    while True:
+                        checks.create_task(self.check_all())
+                        await asyncio.sleep(self._interval_seconds)
+                        self._pools.report()
             finally:
                 self._session = None
 

@@ -47,16 +47,14 @@ class TrackerSession:
 class Pools:
     """All pools, and the sessions of the trackers."""
 
-    def __init__(
-        self, *, ordering: str, longest_wait_seconds: float, grant_start_seconds: float, metrics: Metrics
-    ) -> None:
+    def __init__(self, *, ordering: str, longest_wait_seconds: float, metrics: Metrics) -> None:
         self._ordering = ordering
         self._longest_wait_seconds = longest_wait_seconds
-        self._start_within_ms = round(grant_start_seconds * 1000)
         self._metrics = metrics
         self._served: dict[str, ServedPool] = {}  # pool name -> pool
         self._sessions: dict[str, TrackerSession] = {}  # tracker -> its newest session
         self._pool_of: dict[CallId, str] = {}  # granted call -> pool name
+        self._reported: set[tuple[str, str]] = set()  # (pool, worker) with a series of its own
         self.epoch = 0  # 0 while not active
 
     # --- workers ---
@@ -67,9 +65,9 @@ class Pools:
         served.model = model
         served.pool.add_worker(name, url, engine, max_in_flight)
 
-    def drain(self, pool: str, worker: str) -> int | None:
-        """Running calls of the drained worker; None where there is no such worker."""
-        return self._served[pool].pool.drain_worker(worker) if pool in self._served else None
+    def drain(self, pool: str, worker: str) -> int:
+        """Running calls of the draining worker; it is forgotten with the last, so 0 also where there is none."""
+        return self._served[pool].pool.drain_worker(worker) if pool in self._served else 0
 
     def health(self, pool: str, worker: str, healthy: bool, message: str, max_model_len: int = 0) -> None:
         """The result of a health check."""
@@ -154,13 +152,17 @@ class Pools:
             for grant in served.pool.grants(now):
                 self._pool_of[grant.call] = name
                 session = self._sessions[grant.tracker]
-                session.grants.append(grant_message(grant, name, self.epoch, self._start_within_ms))
+                session.grants.append(grant_message(grant, name, self.epoch))
                 session.wakeup.set()
                 self._metrics.increment(catalogue.GRANTS, pool=name)
                 self._metrics.observe(catalogue.GRANT_WAIT_SECONDS, grant.waited_seconds, pool=name)
 
     def report(self) -> None:
         """Brings the gauges up to date."""
+        workers = {(name, worker.name) for name, served in self._served.items() for worker in served.pool.workers}
+        for name, worker_name in self._reported - workers:
+            self._metrics.remove(catalogue.RUNNING_CALLS, pool=name, worker=worker_name)
+        self._reported = workers
         for name, served in self._served.items():
             self._metrics.set(catalogue.ACTIVE, 1 if self.epoch else 0, pool=name)
             self._metrics.set(catalogue.WAITING_CALLS, served.pool.waiting_calls, pool=name)

@@ -33,6 +33,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         first = await anext(request_iterator, None)
         if first is None or not first.tracker:
             raise ServiceError(Reason.MALFORMED_REQUEST, "the first message of a conversation names the tracker")
+        self._require_active()  # still, after the wait for the first message
         session = self._pools.open_session(first.tracker)
         self._pools.hear(session, first)
         hearing = asyncio.create_task(self._hear(session, request_iterator))
@@ -76,11 +77,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         request: pb.DrainWorkerRequest,
         context: grpc.aio.ServicerContext[pb.DrainWorkerRequest, Awaitable[pb.DrainWorkerResponse]],
     ) -> pb.DrainWorkerResponse:
-        in_flight = self._pools.drain(request.pool, request.worker)
-        if in_flight is None:
-            message = f"pool {request.pool!r} has no worker {request.worker!r}"
-            raise ServiceError(Reason.MALFORMED_REQUEST, message, field="worker")
-        return pb.DrainWorkerResponse(in_flight=in_flight)
+        return pb.DrainWorkerResponse(in_flight=self._pools.drain(request.pool, request.worker))
 
     async def ListPools(
         self,

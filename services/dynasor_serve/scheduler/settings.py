@@ -50,6 +50,3 @@ class SchedulerSettings(StatefulSettings):
     probe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Patience of a health check: an engine on a busy CPU answers slowly."
     )
-    grant_start_seconds: float = Field(
-        default=10.0, gt=0, description="A grant that has not started by then is returned. Never bounds a running call."
-    )

@@ -132,6 +132,7 @@ class Pool:
         if worker is not None:
             worker.in_flight.pop(call, None)
             self._judge(worker, end)
+            self._forget_drained(worker)
         if end is CallEnd.FINISHED:
             self._history.observe(running.algorithm, tokens)
 
@@ -159,12 +160,13 @@ class Pool:
         worker.url, worker.engine, worker.max_in_flight = url, engine, max_in_flight
         return worker
 
-    def drain_worker(self, name: str) -> int | None:
-        """Grants it nothing more. Returns its running calls, None where there is no such worker."""
+    def drain_worker(self, name: str) -> int:
+        """Grants it nothing more, and forgets it with its last call. Returns its running calls."""
         worker = self._workers.get(name)
         if worker is None:
-            return None
+            return 0
         worker.state = WorkerState.DRAINING
+        self._forget_drained(worker)
         return len(worker.in_flight)
 
     def worker_health(self, name: str, healthy: bool, message: str = "") -> None:
@@ -248,3 +250,7 @@ class Pool:
             if worker.failures_in_a_row >= FAILURES_TO_QUARANTINE and worker.state is WorkerState.READY:
                 worker.state = WorkerState.QUARANTINED
                 worker.message = f"failed {worker.failures_in_a_row} calls in a row"
+
+    def _forget_drained(self, worker: Worker) -> None:
+        if worker.state is WorkerState.DRAINING and not worker.in_flight:
+            del self._workers[worker.name]

@@ -64,6 +64,11 @@ def leases(shard: Shard) -> str:
     return f"{prefix(shard)}leases"
 
 
+def receipt(shard: Shard, process: str, number: int) -> str:
+    """List: what one claim of a tracker's process claimed, for a while."""
+    return f"{prefix(shard)}receipt:{process}:{number}"
+
+
 def tenant(shard: Shard, name: str) -> str:
     """Hash: live, the tenant's queries that are not final."""
     return f"{prefix(shard)}tenant:{name}"
@@ -89,9 +94,9 @@ def work_channel(shard: Shard) -> str:
     return f"{prefix(shard)}work"
 
 
-def pool_lease(pool: str) -> str:
-    """Hash: holder, epoch, expires_ms of the active scheduler."""
-    return f"dynasor:{{pool-{pool}}}:lease"
+def group_lease(group: str) -> str:
+    """Hash: holder, epoch, expires_ms of a group's active scheduler."""
+    return f"dynasor:{{group-{group}}}:lease"
 
 
 def prefix(shard: Shard) -> str:

@@ -152,16 +152,19 @@ class ProgramLog:
         address: str,
         limit: int,
         lease_ms: int,
+        number: int,
         adopt_own: bool = False,
     ) -> list[Claim]:
         """Takes up to `limit` programs of a shard.
 
         Args:
             tracker, process: who claims, and which process under that name.
+            number: of the process's claim in this shard. A claim that failed is sent again under its number: if it had
+                succeeded after all, that returns what it took.
             adopt_own: whether also those that an earlier process of this name holds.
         """
         entries = await self._claim(
-            [keys.leases(shard), keys.queue(shard)],
+            [keys.leases(shard), keys.queue(shard), keys.receipt(shard, process, number)],
             [
                 tracker,
                 address,
@@ -171,6 +174,7 @@ class ProgramLog:
                 keys.appended_channel(shard),
                 process,
                 "1" if adopt_own else "0",
+                2 * lease_ms,
             ],
         )
         return [Claim(QueryId(query_id.decode()), int(epoch), tuple(lines)) for query_id, epoch, *lines in entries]
@@ -187,6 +191,7 @@ class ProgramLog:
                 expected_length,
                 keys.appended_channel(keys.shard_of(query_id)),
                 holding.running_tokens,
+                *_summary(new),
                 *map(records.encode, new),
             ],
         )
@@ -208,6 +213,7 @@ class ProgramLog:
                 keys.appended_channel(shard),
                 phase.value,
                 self._final_ttl_seconds,
+                *_summary(new),
                 *map(records.encode, new),
             ],
         )
@@ -285,6 +291,10 @@ def _bytes(value: object) -> bytes:
     """What Redis sends, as this client is set up: never decoded."""
     assert isinstance(value, bytes)
     return value
+
+
+def _summary(new: Sequence[Record]) -> tuple[int, str]:
+    return new[-1].samples, repr(new[-1].certaindex)
 
 
 def _appended(reply: list[bytes]) -> Appended:

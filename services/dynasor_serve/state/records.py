@@ -32,6 +32,10 @@ class CorruptRecord(ValueError):
     """A record that this version cannot read."""
 
 
+class NewerRecord(CorruptRecord):
+    """A record that a newer release wrote, and reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One entry of a program's log."""
@@ -75,7 +79,7 @@ def decode(line: bytes) -> Record:
     try:
         envelope = _envelope_decoder.decode(line)
         if envelope.version > VERSION:
-            raise CorruptRecord(f"record of version {envelope.version}; this release reads up to {VERSION}")
+            raise NewerRecord(f"record of version {envelope.version}; this release reads up to {VERSION}")
         event = _event_decoders[envelope.type].decode(envelope.event)
     except KeyError as error:
         raise CorruptRecord(f"record of unknown type {error}; known are {', '.join(_TYPES)}") from error

@@ -10,8 +10,17 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnecti
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
@@ -108,12 +117,21 @@ class Script:
             raise translated(error, self._name) from error
 
 
+# A fail-over, a restart, an overload. redis-py drops the code words of these from their messages.
+_PASSING = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    ReadOnlyError,
+    MasterDownError,
+    ClusterDownError,
+    TryAgainError,
+)
+
+
 def translated(error: RedisError, doing: str) -> Exception:
     """The error in this package's terms."""
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)):
         return StateFull(f"Redis is full ({doing}): {error}; raise maxmemory or wait until queries finish")
-    if isinstance(error, RedisConnectionError | RedisTimeoutError) or str(error).startswith(
-        ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "NOREPLICAS", "BUSY")
-    ):
+    if isinstance(error, _PASSING) or str(error).startswith(("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")):
         return StateUnavailable(f"Redis does not answer ({doing}): {error}")
     return error

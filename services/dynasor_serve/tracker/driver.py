@@ -43,6 +43,7 @@ from dynasor_serve.tracker.reporting import report_outcome
 
 logger = logging.getLogger(__name__)
 
+_MOST_TEXT_CHARACTERS = 4_000_000  # of all samples of a program, per owner
 _WRITE_RETRY_SECONDS = 0.25
 _FULL_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 10.0
@@ -72,7 +73,6 @@ class ProgramDriver:
         self.query_id: QueryId = claim.query_id
         self.calls: dict[Branch, RunningCall] = {}
         self.listeners: set[TextListener] = set()
-        self.renewed_at = asyncio.get_running_loop().time()  # when its lease was last asked for; seconds, monotonic
         self.is_over = False
         self._journal = Journal(claim, tools.log, tracker=tools.tracker, metrics=tools.metrics)
         self._tools = tools
@@ -81,9 +81,11 @@ class ProgramDriver:
         self._writing: asyncio.Task[None] | None = None
         self._starts: dict[Branch, int] = {}  # branch -> calls started here
         self._resting: dict[Branch, asyncio.TimerHandle] = {}  # branch -> the end of its pause between attempts
+        self._text_room = _MOST_TEXT_CHARACTERS
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
         self._cancelled: list[tuple[int, int]] = []  # (completion, prompt) tokens of calls cancelled by the verdict
         self._deadline: asyncio.TimerHandle | None = None
+        self._lease: asyncio.TimerHandle | None = None
 
     @property
     def program(self) -> Program:
@@ -112,6 +114,18 @@ class ProgramDriver:
             self._kick()
         else:
             self._act()
+
+    def hold_until(self, when: float) -> None:
+        """Its lease is good until then, by the loop's clock. A timer, because without Redis every call hangs."""
+        if self._lease is not None:
+            self._lease.cancel()
+        self._lease = asyncio.get_running_loop().call_at(when, self.lose, "could not be renewed")
+
+    def lose(self, how: str) -> None:
+        """The lease is gone: nothing of the program may go on here."""
+        self._log(f"a lease {how}")
+        self._tools.metrics.increment(catalogue.LEASE_LOSSES)
+        self.abandon()
 
     def post(self, event: Event) -> None:
         """Something happened. The verdict on it is reached here, and siblings are cancelled here."""
@@ -155,10 +169,15 @@ class ProgramDriver:
         """The evaluator has decided pairs of this program."""
         self.post(event)
 
-    def abandon(self) -> None:
-        """The program is another tracker's, or is handed back: everything here ends without a trace."""
+    def abandon(self) -> Holding:
+        """The program is another tracker's, or is handed back: everything here ends without a trace.
+
+        Returns the holding as it was, with what running calls and unwritten evidence had cost.
+        """
+        holding = self.holding
         self._close_calls()
         self._end()
+        return holding
 
     # --- from event to log ---
 
@@ -177,9 +196,7 @@ class ProgramDriver:
                 elif self.program.stop is not None:  # somebody else's record may have ended it
                     self._close_calls()
             except Fenced:
-                self._tools.metrics.increment(catalogue.LEASE_LOSSES)
-                self._log("the program is another tracker's or final")
-                self.abandon()
+                self.lose("is another tracker's, or its program final")
             except StateUnavailable as error:
                 self._log("the log cannot be written; trying again", error)
                 await asyncio.sleep(_WRITE_RETRY_SECONDS * random.uniform(0.5, 1.5))
@@ -226,7 +243,8 @@ class ProgramDriver:
             end = CallEnd.WORKER_FAILED if error.is_retryable else CallEnd.REFUSED
         except Exception as error:
             logger.exception("a call failed unexpectedly", extra={"query_id": self.query_id})
-            event, end = self._failure(call, ProgramError("INTERNAL", repr(error)[:200])), CallEnd.REFUSED
+            event = self._failure(call, ProgramError("INTERNAL", repr(error)[:200], retryable=True))
+            end = CallEnd.WORKER_FAILED
         if call.is_cancelled:
             return
         del self.calls[call.branch]
@@ -246,12 +264,18 @@ class ProgramDriver:
             branch=call.branch,
             attempt=call.granted.attempt,
             answer=extract(completion.text, self.program.query.answer_type),
-            text=completion.text[: self._tools.max_text_characters],
+            text=self._kept_text(completion.text),
             tokens=engine_call.tokens,
             prompt_tokens=engine_call.prompt_tokens,
             cached_prompt_tokens=engine_call.cached_prompt_tokens,
             finish_reason=completion.finish_reason,
         )
+
+    def _kept_text(self, text: str) -> str:
+        """What of a sample's text is kept: each is bounded, and all together, since a log is read whole."""
+        kept = text[: min(self._tools.max_text_characters, self._text_room)]
+        self._text_room -= len(kept)
+        return kept
 
     def _progress(self, call: RunningCall, text: str) -> None:
         budget = self.program.query.max_tokens
@@ -300,8 +324,9 @@ class ProgramDriver:
         if self.is_over:
             return
         self.is_over = True
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._lease):
+            if timer is not None:
+                timer.cancel()
         for timer in self._resting.values():
             timer.cancel()
         self._tools.scheduler.withdraw(self.query_id)

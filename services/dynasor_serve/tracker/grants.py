@@ -39,6 +39,9 @@ _CALL_ENDS = {
 }
 
 
+_Conversation = grpc.aio.StreamStreamCall[pb.CoordinateRequest, pb.CoordinateResponse]
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a program would run next."""
@@ -106,38 +109,41 @@ class SchedulerLink:
             address = next(self._addresses)
             try:
                 async with open_channel(address) as channel:
-                    await self._converse(channel)
+                    cause = await self._converse(channel)
                 pause = _SHORTEST_PAUSE_SECONDS
-            except _Connected as connected:
-                pause = _SHORTEST_PAUSE_SECONDS
-                logger.info("the scheduler hung up", extra={"scheduler": address, "cause": str(connected)})
+                logger.info("a conversation with a scheduler ended", extra={"scheduler": address, "cause": cause})
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 logger.debug("no conversation with a scheduler", extra={"scheduler": address, "cause": str(error)})
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
-    async def _converse(self, channel: grpc.aio.Channel) -> None:
+    async def _converse(self, channel: grpc.aio.Channel) -> str:
+        """Restates everything, then talks until either side ends it. Returns why it ended."""
         call = SchedulerServiceStub(channel).Coordinate()
-        sending: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await call.write(self._restatement())
                 await call.wait_for_connection()
-            sending = asyncio.create_task(self._send(call))
-            async for response in call:
-                for grant in response.grants:
-                    self._take(grant)
-            raise _Connected(f"{await call.code()}: {await call.details()}")
-        except grpc.aio.AioRpcError as error:
-            if sending is None:
-                raise
-            raise _Connected(error.details() or str(error.code())) from error
+            parts = [asyncio.create_task(self._send(call)), asyncio.create_task(self._hear(call))]
+            try:
+                ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+            error = ended.pop().exception()
+            if error is not None and not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):
+                logger.error("a conversation with a scheduler failed", exc_info=error)
+            return str(error or "the scheduler hung up")
         finally:
-            if sending is not None:
-                sending.cancel()
             call.cancel()
 
-    async def _send(self, call: grpc.aio.StreamStreamCall[pb.CoordinateRequest, pb.CoordinateResponse]) -> None:
+    async def _hear(self, call: _Conversation) -> None:
+        async for response in call:
+            for grant in response.grants:
+                self._take(grant)
+
+    async def _send(self, call: _Conversation) -> None:
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
@@ -147,10 +153,7 @@ class SchedulerLink:
                 withdrawn=self._withdrawn,
             )
             self._forget_news()
-            try:
-                await call.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # the reader hears it too; everything is restated
+            await call.write(message)
 
     def _restatement(self) -> pb.CoordinateRequest:
         message = pb.CoordinateRequest(
@@ -176,25 +179,21 @@ class SchedulerLink:
         self._withdrawn = []
 
     def _take(self, grant: pb.Grant) -> None:
+        granted = GrantedCall(
+            query_id=QueryId(grant.query_id),
+            branch=Branch(grant.branch),
+            attempt=grant.attempt,
+            pool=grant.pool,
+            worker=grant.worker,
+            endpoint=Endpoint(grant.url, EngineKind(grant.engine)),
+            priority=grant.priority,
+        )
         if grant.epoch < self._highest_epoch:
             logger.warning("a grant of an old epoch is refused", extra={"query_id": grant.query_id, "pool": grant.pool})
+            self.ended(granted, CallEnd.NOT_STARTED, 0)
             return
         self._highest_epoch = grant.epoch
-        self._on_grant(
-            GrantedCall(
-                query_id=QueryId(grant.query_id),
-                branch=Branch(grant.branch),
-                attempt=grant.attempt,
-                pool=grant.pool,
-                worker=grant.worker,
-                endpoint=Endpoint(grant.url, EngineKind(grant.engine)),
-                priority=grant.priority,
-            )
-        )
-
-
-class _Connected(Exception):
-    """A conversation ended that had begun."""
+        self._on_grant(granted)
 
 
 def _want_message(wanted: Wanted) -> pb.ProgramWant:

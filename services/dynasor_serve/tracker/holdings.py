@@ -24,7 +24,7 @@ from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state import keys
 from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
-from dynasor_serve.state.records import CorruptRecord, Record, decode
+from dynasor_serve.state.records import CorruptRecord, NewerRecord, Record, decode
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
@@ -66,6 +66,7 @@ class Holdings:
         self._drivers: dict[QueryId, ProgramDriver] = {}
         self._to_claim: set[Shard] = set(keys.SHARDS)  # shards that may hold work
         self._to_claim_with_room: set[Shard] = set()  # the same, found while `max_programs` were held
+        self._claims: defaultdict[Shard, int] = defaultdict(int)  # shard -> claims whose answer has been heard
         self._wakeup = asyncio.Event()
         self._claiming = asyncio.Lock()  # held while claimed programs are on their way
         self._is_draining = False
@@ -106,15 +107,17 @@ class Holdings:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._emptied.wait()
-        for shard, drivers in self._by_shard().items():
-            held = [driver.holding for driver in drivers]
-            for driver in drivers:
-                driver.abandon()
-            try:
-                released = await self._log.release(shard, self._tools.tracker, held)
-                logger.info("programs are handed back", extra={"programs": released})
-            except (StateUnavailable, StateFull) as error:
-                logger.warning("programs keep their lease until it ends", extra={"cause": str(error)})
+        released = [
+            (shard, [driver.abandon() for driver in drivers]) for shard, drivers in self._by_shard().items()
+        ]  # every call is closed before Redis is asked for anything
+        await asyncio.gather(*(self._release(shard, held) for shard, held in released))
+
+    async def _release(self, shard: Shard, held: list[Holding]) -> None:
+        try:
+            released = await self._log.release(shard, self._tools.tracker, held)
+            logger.info("programs are handed back", extra={"programs": released})
+        except (StateUnavailable, StateFull) as error:
+            logger.warning("programs keep their lease until it ends", extra={"cause": str(error)})
 
     async def _claim_forever(self) -> None:
         adopt_own = True
@@ -151,6 +154,7 @@ class Holdings:
                 if limit <= 0:
                     self._to_claim_with_room.add(shard)
                     return
+                asked = asyncio.get_running_loop().time()
                 claims = await self._log.claim(
                     shard,
                     tracker=self._tools.tracker,
@@ -158,22 +162,31 @@ class Holdings:
                     address=self._address,
                     limit=limit,
                     lease_ms=round(self._lease_seconds * 1000),
+                    number=self._claims[shard],
                     adopt_own=adopt_own,
                 )
                 for claim in claims:
-                    await self._begin(claim)
+                    await self._begin(claim, asked + self._lease_seconds * 2 / 3)
+                self._claims[shard] += 1
                 is_exhausted = len(claims) < limit
 
-    async def _begin(self, claim: Claim) -> None:
+    async def _begin(self, claim: Claim, held_until: float) -> None:
         former = self._drivers.get(claim.query_id)
-        if former is not None:  # its lease had ended and came back to us
-            former.abandon()
+        if former is not None:
+            if former.holding.epoch == claim.epoch:  # told again what has begun
+                return
+            former.abandon()  # its lease had ended and came back to us
         try:
             driver = ProgramDriver(claim, self._tools, self._forget)
+        except NewerRecord as error:
+            # Its lease lapses: a tracker of the release that wrote it goes on.
+            logger.warning("a program is of a newer release", extra={"query_id": claim.query_id, "cause": str(error)})
+            return
         except (CorruptRecord, InvalidRule, ValueError) as error:
             await self._fail_unreadable(claim, error)
             return
         self._drivers[claim.query_id] = driver
+        driver.hold_until(held_until)
         driver.start()
 
     async def _fail_unreadable(self, claim: Claim, error: Exception) -> None:
@@ -182,7 +195,7 @@ class Holdings:
         try:
             accepted = decode(claim.lines[0]).event
         except CorruptRecord:
-            return  # its lease lapses; a newer release may read it
+            return  # its lease lapses, again and again, until somebody looks
         if not isinstance(accepted, Accepted):
             return
         now = unix_ms()
@@ -217,23 +230,22 @@ class Holdings:
             self._metrics.set(catalogue.PROGRAMS, len(self._drivers), state="running")
 
     async def _renew(self, shard: Shard, drivers: list[ProgramDriver]) -> None:
-        """Renews one shard's leases; gives up what could not be renewed for two thirds of a lease."""
-        loop = asyncio.get_running_loop()
-        asked = loop.time()
+        """Renews one shard's leases."""
+        asked = asyncio.get_running_loop().time()
         held = [driver.holding for driver in drivers]
         try:
             lengths = await self._log.renew(shard, self._tools.tracker, round(self._lease_seconds * 1000), held)
         except (StateUnavailable, StateFull) as error:
             logger.warning("leases cannot be renewed", extra={"shard": shard, "cause": str(error)})
-            for driver in drivers:
-                if not driver.is_over and loop.time() - driver.renewed_at > self._lease_seconds * 2 / 3:
-                    self._lose(driver, "could not be renewed")
             return
         for driver, length in zip(drivers, lengths, strict=True):
-            driver.renewed_at = asked
-            if length < 0 and not driver.is_over:
-                self._lose(driver, "is another tracker's")
-            elif length > driver.length:
+            if driver.is_over:
+                continue
+            if length < 0:
+                driver.lose("is another tracker's")
+                continue
+            driver.hold_until(asked + self._lease_seconds * 2 / 3)
+            if length > driver.length:
                 driver.catch_up()
 
     async def _listen_forever(self) -> None:
@@ -262,11 +274,6 @@ class Holdings:
         self._wakeup.set()
         for driver in list(self._drivers.values()):
             driver.catch_up()
-
-    def _lose(self, driver: ProgramDriver, how: str) -> None:
-        logger.warning("a lease %s", how, extra={"query_id": driver.query_id})
-        self._metrics.increment(catalogue.LEASE_LOSSES)
-        driver.abandon()
 
     def _forget(self, driver: ProgramDriver) -> None:
         if self._drivers.get(driver.query_id) is driver:

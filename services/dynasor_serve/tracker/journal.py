@@ -66,8 +66,10 @@ class Journal:
         self._is_behind = True
 
     def holding(self, running_tokens: int) -> Holding:
-        """The program as its lease knows it."""
-        return Holding(self.query_id, self.epoch, running_tokens)
+        """The program as its lease knows it, with the completion tokens that would be lost with this tracker now."""
+        return Holding(
+            self.query_id, self.epoch, running_tokens + self.program.ledger.spent - self._durable.ledger.spent
+        )
 
     async def write(self, running_tokens: int, cancelled: Iterable[tuple[int, int]]) -> Outcome | None:
         """Takes one step towards the log: reads it, appends what was kept, or ends the program.
@@ -85,7 +87,12 @@ class Journal:
         """
         if self._is_behind:
             self._is_behind = False
-            self._rebase(await self._log.read(self.query_id, self.length))
+            try:
+                newer = await self._log.read(self.query_id, self.length)
+            except BaseException:
+                self._is_behind = True
+                raise
+            self._rebase(newer)
             return None
         if self.program.stop is not None:
             return await self._end(cancelled)
@@ -95,7 +102,8 @@ class Journal:
     async def _append(self, running_tokens: int) -> None:
         program, records = self.program, list(self._kept)
         began = time.perf_counter()
-        reply = await self._log.append(self.holding(running_tokens), self._tracker, self.length, records)
+        holding = Holding(self.query_id, self.epoch, running_tokens)
+        reply = await self._log.append(holding, self._tracker, self.length, records)
         self._metrics.observe(catalogue.APPEND_SECONDS, time.perf_counter() - began)
         match reply.status:
             case AppendStatus.OK:
@@ -115,7 +123,12 @@ class Journal:
         outcome = final.outcome
         records = [*self._kept, Record(final, now, outcome.samples, outcome.certaindex)]
         reply = await self._log.finish(
-            self.holding(0), self._tracker, program.query.tenant, self.length, records, outcome.phase
+            Holding(self.query_id, self.epoch, 0),
+            self._tracker,
+            program.query.tenant,
+            self.length,
+            records,
+            outcome.phase,
         )
         match reply.status:
             case AppendStatus.OK:
@@ -125,7 +138,6 @@ class Journal:
                 self._rebase(reply.newer)
                 return None
             case AppendStatus.FENCED:
-                # Also what a second try hears after a lost reply: the first one has settled the program.
                 raise Fenced
 
     def _rebase(self, records: Iterable[Record]) -> None:

@@ -25,7 +25,9 @@ redis.call('HSET', KEYS[2], 'tenant', ARGV[3], 'pool', ARGV[4], 'phase', 'queued
 redis.call('ZADD', KEYS[3], ARGV[6], ARGV[1])
 redis.call('HINCRBY', KEYS[4], 'live', 1)
 redis.call('ZADD', KEYS[5], ARGV[5], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[5] - 604800000)  -- a week: longer than any final query stays
 redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -100001)
+redis.call('EXPIRE', KEYS[5], 604800)
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[6], 'query_id', ARGV[1], 'fingerprint', ARGV[9])
   redis.call('EXPIRE', KEYS[6], ARGV[10])

@@ -1,13 +1,34 @@
 #!lua flags=allow-oom
 -- Claims programs of one shard for a tracker: first those whose lease has ended, then queued ones that are due first.
 -- Each claim raises the program's epoch and records itself in the log, so that an earlier owner is fenced from then on.
--- KEYS  1 leases  2 queue
+-- Sent twice under the same receipt, after a lost reply, it claims nothing more and returns what the first one claimed.
+-- KEYS  1 leases  2 queue  3 receipt
 -- ARGV  1 tracker  2 its address  3 most programs  4 lease [ms]  5 key prefix of the shard  6 appended channel
 --       7 this process of the tracker  8 '1' to take over leases that an earlier process of the same name left
+--       9 time to live of the receipt [ms]
 -- Returns a list of {query id, epoch, record, record, …}: the whole log of each claimed program.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local limit = tonumber(ARGV[3])
+
+local function entry_of(id, epoch)
+  local entry = redis.call('LRANGE', ARGV[5] .. 'log:' .. id, 0, -1)
+  table.insert(entry, 1, id)
+  table.insert(entry, 2, epoch)
+  return entry
+end
+
+local claimed = {}
+for _, id in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
+  local held = redis.call('HMGET', ARGV[5] .. 'program:' .. id, 'owner', 'process', 'phase', 'epoch')
+  if held[1] == ARGV[1] and held[2] == ARGV[7] and held[3] == 'running' then
+    claimed[#claimed + 1] = entry_of(id, held[4])
+  end
+end
+if #claimed > 0 then
+  return claimed
+end
+
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
 if ARGV[8] == '1' and #ids < limit then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
@@ -22,7 +43,6 @@ if #ids < limit then
     ids[#ids + 1] = id
   end
 end
-local claimed = {}
 for _, id in ipairs(ids) do
   local program, log = ARGV[5] .. 'program:' .. id, ARGV[5] .. 'log:' .. id
   local epoch = redis.call('HINCRBY', program, 'epoch', 1)
@@ -37,9 +57,10 @@ for _, id in ipairs(ids) do
   })
   local sequence = redis.call('RPUSH', log, record) - 1
   redis.call('PUBLISH', ARGV[6], id .. '\n' .. sequence .. '\n' .. record)
-  local entry = redis.call('LRANGE', log, 0, -1)
-  table.insert(entry, 1, id)
-  table.insert(entry, 2, epoch)
-  claimed[#claimed + 1] = entry
+  redis.call('RPUSH', KEYS[3], id)
+  claimed[#claimed + 1] = entry_of(id, epoch)
+end
+if #ids > 0 then
+  redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
 return claimed

@@ -2,9 +2,12 @@
 -- Appends a program's last records, the final one among them, and settles it: lease, quota, time to live.
 -- KEYS  1 log  2 program  3 leases  4 tenant
 -- ARGV  1 query id  2 tracker  3 epoch  4 expected length of the log [records]  5 appended channel  6 final phase
---       7 time to live of what remains [s]  8… records
--- Returns as append_records.lua does.
+--       7 time to live of what remains [s]  8 samples that count, 9 Certaindex, for readers  10… records
+-- Returns as append_records.lua does; 'ok' again where it is sent twice after a lost reply.
 local owned = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'phase')
+if owned[1] == ARGV[2] and owned[2] == ARGV[3] and owned[3] == ARGV[6] then
+  return {'ok'}
+end
 if owned[1] ~= ARGV[2] or owned[2] ~= ARGV[3] or owned[3] ~= 'running' then
   return {'fenced'}
 end
@@ -14,9 +17,9 @@ if redis.call('LLEN', KEYS[1]) ~= expected then
   table.insert(newer, 1, 'behind')
   return newer
 end
-local records = {unpack(ARGV, 8)}
+local records = {unpack(ARGV, 10)}
 redis.call('RPUSH', KEYS[1], unpack(records))
-redis.call('HSET', KEYS[2], 'phase', ARGV[6], 'running_tokens', 0)
+redis.call('HSET', KEYS[2], 'phase', ARGV[6], 'running_tokens', 0, 'samples', ARGV[8], 'certaindex', ARGV[9])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('HINCRBY', KEYS[4], 'live', -1)
 redis.call('EXPIRE', KEYS[1], ARGV[7])

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Renews the lease of a pool's active scheduler.
+-- Renews the lease of a group's active scheduler.
 -- KEYS  1 lease
 -- ARGV  1 holder  2 lease [ms], 0 to give it up  3 epoch
 -- Returns 1, or 0 where the lease is another's by now.

@@ -325,7 +325,7 @@ Global___CoordinateResponse: _TypeAlias = CoordinateResponse  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
-    """Grant lets one call start."""
+    """Grant lets one call start. The tracker starts it on receipt or returns it as an EndedCall that did not start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -337,7 +337,6 @@ class Grant(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    START_WITHIN_MS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The program."""
@@ -355,8 +354,6 @@ class Grant(_message.Message):
     """The engine priority, smaller first."""
     epoch: _builtins.int
     """The scheduler's epoch for the pool. Trackers refuse an epoch below the highest they have seen."""
-    start_within_ms: _builtins.int
-    """The call must start within this many milliseconds of receipt, or the grant is returned. Never bounds a running call."""
     engine: _builtins.str
     """What the worker is, as in Worker."""
     def __init__(
@@ -370,12 +367,11 @@ class Grant(_message.Message):
         url: _builtins.str = ...,
         priority: _builtins.int = ...,
         epoch: _builtins.int = ...,
-        start_within_ms: _builtins.int = ...,
         engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "branch", b"branch", "engine", b"engine", "epoch", b"epoch", "pool", b"pool", "priority", b"priority", "query_id", b"query_id", "start_within_ms", b"start_within_ms", "url", b"url", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "branch", b"branch", "engine", b"engine", "epoch", b"epoch", "pool", b"pool", "priority", b"priority", "query_id", b"query_id", "url", b"url", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The lease that makes one scheduler the active one of a pool."""
+"""The lease that makes one scheduler the active one of its group, for all of the group's pools."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dynasor_serve.state import keys
 from dynasor_serve.state.redis_client import Script
 
 
-class PoolLease:
-    """Takes and keeps one pool's lease for one holder."""
+class GroupLease:
+    """Takes and keeps one group's lease for one holder."""
 
-    def __init__(self, redis: Redis, pool: str, holder: str, lease_ms: int) -> None:
-        self._key = keys.pool_lease(pool)
+    def __init__(self, redis: Redis, group: str, holder: str, lease_ms: int) -> None:
+        self._key = keys.group_lease(group)
         self._holder = holder
         self._lease_ms = lease_ms
         self._acquire = Script(redis, "acquire_lease")
