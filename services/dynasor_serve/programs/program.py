@@ -188,6 +188,26 @@ def finish(program: Program, now_ms: int) -> Finished:
     )
 
 
+def ended_without_evidence(
+    accepted: Accepted, phase: Phase, reason: StopReason, detail: str, now_ms: int, error: ProgramError | None = None
+) -> Outcome:
+    """The outcome of a program that ends before anything ran: cancelled in the queue, or unreadable."""
+    return Outcome(
+        phase=phase,
+        stop_reason=reason,
+        stop_detail=detail,
+        rule=accepted.query.rule,
+        answer=None,
+        text="",
+        certaindex=0.0,
+        samples=0,
+        votes=(),
+        ledger=Ledger(),
+        latency_seconds=max(0, now_ms - accepted.accepted_at_ms) / 1000,
+        error=error,
+    )
+
+
 def _fold_finished(program: Program, event: CallFinished) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:

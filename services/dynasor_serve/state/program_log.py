@@ -12,8 +12,8 @@ from enum import StrEnum
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from dynasor_serve.programs.events import Accepted, CancelRequested, Finished, Outcome, Phase, StopReason
-from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.events import Accepted, CancelRequested, Finished, Phase, StopReason
+from dynasor_serve.programs.program import ended_without_evidence
 from dynasor_serve.programs.query import QueryClass, QueryId
 from dynasor_serve.state import keys, records
 from dynasor_serve.state.keys import Shard
@@ -22,7 +22,7 @@ from dynasor_serve.state.redis_client import Script, translated
 
 # How much later than a standard query a class is claimed when trackers are short. A delay, not a rank, so that none
 # starves.
-CLASS_DELAY_MS = {QueryClass.INTERACTIVE: -60_000, QueryClass.STANDARD: 0, QueryClass.BATCH: 600_000}
+CLASS_DELAY_MS = {QueryClass.INTERACTIVE: -60_000, QueryClass.STANDARD: 0, QueryClass.BATCH: 120_000}
 
 
 class AcceptStatus(StrEnum):
@@ -225,6 +225,8 @@ class ProgramLog:
         if not first or not isinstance(accepted := first[0].event, Accepted):
             return None
         shard = keys.shard_of(query_id)
+        detail = reason or "cancelled by the user"
+        unclaimed = ended_without_evidence(accepted, Phase.CANCELLED, StopReason.CANCELLED, detail, now_ms)
         phase = await self._cancel(
             [
                 keys.log(query_id),
@@ -235,7 +237,7 @@ class ProgramLog:
             [
                 query_id,
                 records.encode(Record(CancelRequested(reason), now_ms)),
-                records.encode(Record(Finished(_cancelled_unclaimed(accepted, reason, now_ms)), now_ms)),
+                records.encode(Record(Finished(unclaimed), now_ms)),
                 keys.appended_channel(shard),
                 keys.work_channel(shard),
                 self._final_ttl_seconds,
@@ -303,19 +305,3 @@ def _appended(reply: list[bytes]) -> Appended:
 
 def _flat(held: Sequence[Holding]) -> list[str | int]:
     return [value for each in held for value in (each.query_id, each.epoch, each.running_tokens)]
-
-
-def _cancelled_unclaimed(accepted: Accepted, reason: str, now_ms: int) -> Outcome:
-    return Outcome(
-        phase=Phase.CANCELLED,
-        stop_reason=StopReason.CANCELLED,
-        stop_detail=reason or "cancelled by the user",
-        rule=accepted.query.rule,
-        answer=None,
-        text="",
-        certaindex=0.0,
-        samples=0,
-        votes=(),
-        ledger=Ledger(),
-        latency_seconds=max(0, now_ms - accepted.accepted_at_ms) / 1000,
-    )

@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from dynasor_serve.certaindex.rules.rule import InvalidRule
-from dynasor_serve.programs.events import Accepted, Finished, Outcome, Phase, ProgramError, StopReason
-from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.events import Accepted, Finished, Phase, ProgramError, StopReason
+from dynasor_serve.programs.program import ended_without_evidence
 from dynasor_serve.programs.query import QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state import keys
@@ -199,20 +199,8 @@ class Holdings:
         if not isinstance(accepted, Accepted):
             return
         now = unix_ms()
-        outcome = Outcome(
-            phase=Phase.FAILED,
-            stop_reason=StopReason.FAILED,
-            stop_detail=str(error),
-            rule=accepted.query.rule,
-            answer=None,
-            text="",
-            certaindex=0.0,
-            samples=0,
-            votes=(),
-            ledger=Ledger(),
-            latency_seconds=(now - accepted.accepted_at_ms) / 1000,
-            error=ProgramError("PROGRAM_UNREADABLE", f"the tracker cannot run this query: {error}"),
-        )
+        problem = ProgramError("PROGRAM_UNREADABLE", f"the tracker cannot run this query: {error}")
+        outcome = ended_without_evidence(accepted, Phase.FAILED, StopReason.FAILED, str(error), now, problem)
         await self._log.finish(
             Holding(claim.query_id, claim.epoch, 0),
             self._tools.tracker,
