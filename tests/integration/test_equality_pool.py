@@ -1,6 +1,7 @@
 """The equality pool with real worker processes and real algebra."""
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from dynasor_serve.evaluator import equality_pool
-from dynasor_serve.evaluator.equality_pool import EqualityPool, EqualityPoolClosed
+from dynasor_serve.evaluator.equality_pool import Equality, EqualityPool, EqualityPoolClosed
+
+EQUAL, DIFFERENT, UNDECIDED, NOT_REACHED = Equality
 
 HOSTILE = [
     "9^{9^{9^9}}",
@@ -32,6 +35,12 @@ HOSTILE = [
 async def pool() -> AsyncIterator[EqualityPool]:
     async with EqualityPool(workers=1, timeout_seconds=5.0) as running:
         yield running
+
+
+def endless() -> list[tuple[str, str]]:
+    """The pairs of ten answers that no worker gets done with."""
+    answers = [f"(x+1)^{{10000}}(y+1)^{{1000{k}}}" for k in range(10)]
+    return list(itertools.combinations(answers, 2))
 
 
 def workers_of(parent: int) -> list[int]:
@@ -108,7 +117,7 @@ async def test_decisions(pool: EqualityPool, equal: list[tuple[str, str]], unequ
     wrong = [
         (pair, decision)
         for pair, decision, expected in zip(
-            [*equal, *unequal], decisions, [True] * len(equal) + [False] * len(unequal), strict=True
+            [*equal, *unequal], decisions, [EQUAL] * len(equal) + [DIFFERENT] * len(unequal), strict=True
         )
         if decision is not expected
     ]
@@ -116,14 +125,10 @@ async def test_decisions(pool: EqualityPool, equal: list[tuple[str, str]], unequ
 
 
 async def test_what_means_nothing_is_undecided(pool: EqualityPool) -> None:
-    assert await pool.decide(
-        [("(((", "x+1"), (r"\text{}", r"\text{}"), ("x" * 2000, "x+1"), (r"\frac{1}{0}", "x+1")]
-    ) == [
-        None,
-        None,
-        None,
-        None,
-    ]
+    assert (
+        await pool.decide([("(((", "x+1"), (r"\text{}", r"\text{}"), ("x" * 2000, "x+1"), (r"\frac{1}{0}", "x+1")])
+        == [UNDECIDED] * 4
+    )
 
 
 async def test_an_empty_batch(pool: EqualityPool) -> None:
@@ -141,10 +146,10 @@ async def test_hostile_answers_are_bounded_and_the_pool_lives_on() -> None:
         started = time.monotonic()
         decisions = await pool.decide([(hostile, "x+1") for hostile in HOSTILE])
         elapsed = time.monotonic() - started
-        assert all(decision in (None, False) for decision in decisions)
+        assert all(decision in (UNDECIDED, DIFFERENT) for decision in decisions)
         # Each costs at most its second and a new worker, and never a second attempt.
         assert elapsed < len(HOSTILE) * 1.0 + len(restarts) * 8.0
-        assert await pool.decide([("x+y", "y+x")]) == [True]
+        assert await pool.decide([("x+y", "y+x")]) == [EQUAL]
         again = time.monotonic()
         assert await pool.decide([(hostile, "x+1") for hostile in HOSTILE]) == decisions
         assert time.monotonic() - again < 0.5, "what cannot be decided is remembered too"
@@ -160,7 +165,7 @@ async def test_a_worker_killed_at_work_is_replaced_and_asked_again() -> None:
         asking = asyncio.create_task(pool.decide([("(x+1)^2", "x^2+2x+1")]))
         await asyncio.sleep(0.1)
         os.kill(worker, signal.SIGKILL)
-        assert await asyncio.wait_for(asking, 30) == [True]
+        assert await asyncio.wait_for(asking, 30) == [EQUAL]
         assert len(restarts) == 1
         assert workers_of(os.getpid()) != [worker]
 
@@ -170,16 +175,16 @@ async def test_a_worker_that_stops_is_late() -> None:
         await pool.decide([("x", "x+y")])
         (worker,) = workers_of(os.getpid())
         os.kill(worker, signal.SIGSTOP)
-        assert await asyncio.wait_for(pool.decide([("x+z", "z+x+0")]), 5) == [None]
-        assert await asyncio.wait_for(pool.decide([("x+w", "w+x+0")]), 30) == [True]
+        assert await asyncio.wait_for(pool.decide([("x+z", "z+x+0")]), 5) == [UNDECIDED]
+        assert await asyncio.wait_for(pool.decide([("x+w", "w+x+0")]), 30) == [EQUAL]
 
 
 async def test_decisions_are_remembered_whichever_way_round(pool: EqualityPool) -> None:
     pair = ("(x+1)^2", "x^2+2x+1")
-    assert await pool.decide([pair]) == [True]
+    assert await pool.decide([pair]) == [EQUAL]
     (worker,) = workers_of(os.getpid())
     os.kill(worker, signal.SIGSTOP)  # it cannot be asked again
-    assert await asyncio.wait_for(pool.decide([pair, pair[::-1], ("$(x+1)^{2}$", "x^2 + 2x + 1")]), 1) == [True] * 3
+    assert await asyncio.wait_for(pool.decide([pair, pair[::-1], ("$(x+1)^{2}$", "x^2 + 2x + 1")]), 1) == [EQUAL] * 3
 
 
 async def test_concurrent_callers_share_a_pair_and_cancelling_one_harms_no_other(pool: EqualityPool) -> None:
@@ -188,17 +193,46 @@ async def test_concurrent_callers_share_a_pair_and_cancelling_one_harms_no_other
     calls[0].cancel()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(outcomes[0], asyncio.CancelledError)
-    assert outcomes[1:] == [[True, True]] * 19
+    assert outcomes[1:] == [[EQUAL, EQUAL]] * 19
 
 
-async def test_more_pairs_than_there_is_room_for() -> None:
-    async with EqualityPool(waiting_pairs=2) as pool:
-        decisions = await pool.decide([(f"x+{n}", f"{n}+x") for n in range(20)])
-        assert decisions == [True] * 20
+@pytest.mark.slow
+async def test_a_request_full_of_hostile_pairs_delays_others_by_one_pair() -> None:
+    async with EqualityPool(timeout_seconds=1.0) as pool:
+        await pool.decide([("x", "x+y")])  # wait until it is warm
+        hostile = asyncio.create_task(pool.decide(endless()))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        assert await pool.decide([(r"2\pi", r"\pi\cdot 2")]) == [EQUAL]
+        assert time.monotonic() - began < 8.0, "a second for the pair at work, the rest for a new worker"
+        assert not hostile.done()
+        hostile.cancel()
+
+
+async def test_what_is_not_reached_in_time_is_told_from_what_cannot_be_decided() -> None:
+    async with EqualityPool(timeout_seconds=0.5) as pool:
+        await pool.decide([("x", "x+y")])
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGSTOP)
+        asked = [("x+z", "z+x+0"), ("x+w", "w+x+0"), ("5", "7")]
+        assert await pool.decide(asked, within_seconds=0.1) == [NOT_REACHED, NOT_REACHED, DIFFERENT]
+        assert await asyncio.wait_for(pool.decide(asked), 30) == [UNDECIDED, EQUAL, DIFFERENT]
+
+
+async def test_pairs_that_two_requests_wait_for_outlive_the_first() -> None:
+    async with EqualityPool(timeout_seconds=1.0) as pool:
+        await pool.decide([("x", "x+y")])
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGSTOP)
+        pairs = [("x+z", "z+x+0"), ("x+w", "w+x+0")]
+        first = asyncio.create_task(pool.decide(pairs, within_seconds=0.1))
+        second = asyncio.create_task(pool.decide(pairs[1:]))
+        assert await first == [NOT_REACHED] * 2
+        assert await asyncio.wait_for(second, 30) == [EQUAL]
 
 
 async def test_a_closed_pool_leaves_nothing_behind_and_nobody_waiting() -> None:
-    pool = EqualityPool(workers=2, waiting_pairs=1)
+    pool = EqualityPool(workers=2)
     with pytest.raises(EqualityPoolClosed):
         await pool.decide([("x", "y+1")])
     await pool.start()
@@ -207,7 +241,7 @@ async def test_a_closed_pool_leaves_nothing_behind_and_nobody_waiting() -> None:
     await asyncio.sleep(0.05)
     await pool.close()
     await pool.close()
-    assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [[None, None]] * 4
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [[NOT_REACHED] * 2] * 4
     assert workers_of(os.getpid()) == []
     with pytest.raises(EqualityPoolClosed):
         await pool.decide([("x", "y+1")])
@@ -216,7 +250,7 @@ async def test_a_closed_pool_leaves_nothing_behind_and_nobody_waiting() -> None:
 async def test_a_worker_that_cannot_start_leaves_pairs_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equality_pool, "_WORKER_MODULE", "dynasor_serve.no_such_module")
     async with EqualityPool() as pool:
-        assert await asyncio.wait_for(pool.decide([("x", "y+1"), ("5", "7")]), 20) == [None, False]
+        assert await asyncio.wait_for(pool.decide([("x", "y+1"), ("5", "7")]), 20) == [NOT_REACHED, DIFFERENT]
 
 
 PARENT = """

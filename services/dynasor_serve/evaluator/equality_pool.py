@@ -2,7 +2,8 @@
 
 Called by the servicer with the pairs that trackers could not decide by their keys. Each worker
 (`equality_worker`) takes one pair at a time and is killed and replaced when it is late, dies or talks nonsense. Workers
-are started with exec, never forked: gRPC's threads do not survive a fork.
+are started with exec, never forked: gRPC's threads do not survive a fork. Requests take turns, a pair each, so that one
+full of hostile pairs delays the others by a pair and not by all of them.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ import json
 import logging
 import os
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from dynasor_serve.certaindex.answers import AnswerType, canonical
@@ -29,12 +31,30 @@ _MAX_LINE_BYTES = 4096
 _Pair = tuple[str, str]
 
 
+class Equality(StrEnum):
+    """What is known of a pair of answers."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNDECIDED = "undecided"  # tried, and not decided within the bounds of one pair
+    NOT_REACHED = "not-reached"  # not tried to the end in the time of the request; asking again may decide it
+
+
 class EqualityPoolClosed(RuntimeError):
     """The pool is not running: it was never started, or it has been closed."""
 
 
 class _WorkerLost(Exception):
     """The worker died, or said what it should not."""
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A pair that somebody waits for."""
+
+    future: "asyncio.Future[Equality]"
+    requests: int = 0  # that wait for it
+    is_taken: bool = False  # by a worker
 
 
 class EqualityPool:
@@ -45,7 +65,6 @@ class EqualityPool:
         timeout_seconds: wall-clock time for one pair, after which it is undecided.
         memory_bytes: address space of one worker; sympy itself takes about 150 MiB.
         start_seconds: time for a worker to start; it imports sympy, which takes a second or two.
-        waiting_pairs: pairs that may wait or be worked on; beyond that `decide` waits before it hands in more.
         cached_pairs: decisions that are remembered, the least recently used forgotten first.
         on_restart: called each time a worker was lost and is to be replaced.
     """
@@ -57,7 +76,6 @@ class EqualityPool:
         timeout_seconds: float = 2.0,
         memory_bytes: int = 1 << 30,
         start_seconds: float = 60.0,
-        waiting_pairs: int = 1024,
         cached_pairs: int = 65_536,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
@@ -67,10 +85,10 @@ class EqualityPool:
         self._start_seconds = start_seconds
         self._cached_pairs = cached_pairs
         self._on_restart = on_restart
-        self._decisions: OrderedDict[_Pair, bool | None] = OrderedDict()
-        self._pending: dict[_Pair, asyncio.Future[bool | None]] = {}
-        self._queue: asyncio.Queue[_Pair] = asyncio.Queue()  # bounded by `_room`
-        self._room = asyncio.Semaphore(waiting_pairs)
+        self._decisions: OrderedDict[_Pair, Equality] = OrderedDict()
+        self._questions: dict[_Pair, _Question] = {}  # pair -> who waits for it
+        self._turns: deque[deque[_Pair]] = deque()  # what each request still wants, in the order of their turns
+        self._has_turns = asyncio.Event()
         self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -82,13 +100,13 @@ class EqualityPool:
             ]
 
     async def close(self) -> None:
-        """Kill the workers. Pairs that wait are undecided. Idempotent."""
+        """Kill the workers. Pairs that wait are not reached. Idempotent."""
         serving, self._serving = self._serving, []
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        for pair in tuple(self._pending):
-            self._settle(pair, None, remember=False)
+        for pair in tuple(self._questions):
+            self._settle(pair, Equality.NOT_REACHED)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,70 +115,82 @@ class EqualityPool:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def decide(self, pairs: Sequence[_Pair]) -> list[bool | None]:
-        """Return, for each pair of `math` answers, whether they are equal; None where the bounds do not let it be said.
+    async def decide(self, pairs: Sequence[_Pair], *, within_seconds: float | None = None) -> list[Equality]:
+        """Return what is known of each pair of `math` answers, in order.
 
         Answers may be given as models wrote them or as keys. Equal keys, numbers and words are decided on the spot.
-        Cancelling the call leaves its pairs to be decided and remembered.
+        What this request alone waits for is dropped when its time is up or it is cancelled; a pair that a worker is at
+        is still decided and remembered.
+
+        Args:
+            within_seconds: how long to wait; what is not decided by then is not reached. None waits for all.
 
         Raises:
             EqualityPoolClosed: the pool is not running.
         """
         if not self._serving:
             raise EqualityPoolClosed("the equality pool is not running; start() it, and ask before close()")
-        decisions: list[bool | None] = []
-        waiting: dict[int, asyncio.Future[bool | None]] = {}
+        decisions: list[Equality] = []
+        waiting: dict[int, _Pair] = {}  # position -> pair
         for position, (left, right) in enumerate(pairs):
-            known, decision, pair = self._known(left, right)
+            pair, decision = self._known(left, right)
             decisions.append(decision)
-            if not known:
-                waiting[position] = await self._asked(pair)
-        if waiting:
-            # `wait`, unlike `gather`, leaves the futures alone when this call is cancelled: others share them.
-            await asyncio.wait(waiting.values())
-        for position, future in waiting.items():
-            decisions[position] = future.result()
+            if decision is Equality.NOT_REACHED:
+                waiting[position] = pair
+        asked = list(dict.fromkeys(waiting.values()))
+        decided = await self._decided(asked, within_seconds) if asked else {}
+        for position, pair in waiting.items():
+            decisions[position] = decided[pair]
         return decisions
 
-    def _known(self, left: str, right: str) -> tuple[bool, bool | None, _Pair]:
-        """Return (whether a decision is known, the decision, the pair by its keys in order)."""
+    def _known(self, left: str, right: str) -> tuple[_Pair, Equality]:
+        """Return (the pair by its keys in order, what is known of it without a worker)."""
         first, second = canonical(left, AnswerType.MATH), canonical(right, AnswerType.MATH)
         pair = (first.key, second.key) if first.key <= second.key else (second.key, first.key)
         if not first.key or not second.key:  # no answer equals nothing
-            return True, None, pair
+            return pair, Equality.UNDECIDED
         if first.key == second.key:
-            return True, True, pair
+            return pair, Equality.EQUAL
         if first.decided and second.decided:
-            return True, False, pair
+            return pair, Equality.DIFFERENT
         if pair in self._decisions:
             self._decisions.move_to_end(pair)
-            return True, self._decisions[pair], pair
-        return False, None, pair
+            return pair, self._decisions[pair]
+        return pair, Equality.NOT_REACHED
 
-    async def _asked(self, pair: _Pair) -> "asyncio.Future[bool | None]":
-        """Return the future of a pair's decision; hand it to the workers unless somebody has."""
-        if (shared := self._pending.get(pair)) is not None:
-            return shared
-        await self._room.acquire()
-        shared = self._pending.get(pair)
-        future = asyncio.get_running_loop().create_future() if shared is None else shared
-        if shared is not None:
-            self._room.release()
-        elif not self._serving:
-            self._room.release()
-            future.set_result(None)
-        else:
-            future.add_done_callback(lambda _: self._room.release())
-            self._pending[pair] = future
-            self._queue.put_nowait(pair)
-        return future
+    async def _decided(self, pairs: list[_Pair], within_seconds: float | None) -> dict[_Pair, Equality]:
+        """Give the pairs a turn and wait for them."""
+        questions = {pair: self._asked(pair) for pair in pairs}
+        turn = deque(pairs)
+        self._turns.append(turn)
+        self._has_turns.set()
+        try:
+            # `wait`, unlike `gather`, leaves the futures alone when this call is cancelled: others share them.
+            await asyncio.wait([question.future for question in questions.values()], timeout=within_seconds)
+            return {
+                pair: question.future.result() if question.future.done() else Equality.NOT_REACHED
+                for pair, question in questions.items()
+            }
+        finally:
+            turn.clear()
+            for pair, question in questions.items():
+                question.requests -= 1
+                if not question.requests and not question.is_taken and not question.future.done():
+                    del self._questions[pair]
 
-    def _settle(self, pair: _Pair, decision: bool | None, *, remember: bool) -> None:
-        if remember:
+    def _asked(self, pair: _Pair) -> _Question:
+        question = self._questions.get(pair)
+        if question is None:
+            question = self._questions[pair] = _Question(asyncio.get_running_loop().create_future())
+        question.requests += 1
+        return question
+
+    def _settle(self, pair: _Pair, decision: Equality) -> None:
+        if decision is not Equality.NOT_REACHED:
             self._decisions[pair] = decision
             if len(self._decisions) > self._cached_pairs:
                 self._decisions.popitem(last=False)
-        self._pending.pop(pair).set_result(decision)
+        self._questions.pop(pair).future.set_result(decision)
 
     async def _serve(self) -> None:
         """Keep one worker alive and give it pairs."""
@@ -168,25 +198,40 @@ class EqualityPool:
         try:
             while True:
                 worker = worker or await self._started()
-                worker = await self._decide_one(await self._queue.get(), worker)
+                worker = await self._decide_one(await self._next(), worker)
         finally:
             if worker is not None:
                 await worker.kill()
 
+    async def _next(self) -> _Pair:
+        """Take the next pair that no worker has, of the request whose turn it is."""
+        while True:
+            while not self._turns:
+                self._has_turns.clear()
+                await self._has_turns.wait()
+            turn = self._turns.popleft()
+            while turn:
+                pair = turn.popleft()
+                question = self._questions.get(pair)
+                if question is not None and not question.is_taken:
+                    question.is_taken = True
+                    self._turns.append(turn)
+                    return pair
+
     async def _decide_one(self, pair: _Pair, worker: "_Worker | None") -> "_Worker | None":
         """Settle a pair, whatever happens. Return the worker, or None if it is to be replaced."""
-        decision, tried = None, False
+        decision = Equality.NOT_REACHED
         try:
             for _ in range(_ATTEMPTS):
                 worker = worker or await self._started()
                 if worker is None:
                     continue
-                tried = True
                 try:
                     decision = await worker.ask(pair, self._timeout_seconds)
                     break
                 except (TimeoutError, _WorkerLost) as problem:
                     logger.warning("equality worker lost", extra={"problem": repr(problem)})
+                    decision = Equality.UNDECIDED
                     await worker.kill()
                     worker = None
                     self._on_restart()
@@ -195,10 +240,10 @@ class EqualityPool:
         except BaseException:  # the pool closes
             if worker is not None:
                 await worker.kill()
-            tried = False
+            decision = Equality.NOT_REACHED
             raise
         finally:
-            self._settle(pair, decision, remember=tried)
+            self._settle(pair, decision)
         return worker
 
     async def _started(self) -> "_Worker | None":
@@ -208,6 +253,9 @@ class EqualityPool:
             logger.exception("equality worker does not start")
             await asyncio.sleep(0.2)  # no busy loop while it cannot
             return None
+
+
+_DECISIONS = {True: Equality.EQUAL, False: Equality.DIFFERENT, None: Equality.UNDECIDED}
 
 
 @dataclass(slots=True)
@@ -249,7 +297,7 @@ class _Worker:
             raise
         return worker
 
-    async def ask(self, pair: _Pair, timeout_seconds: float) -> bool | None:
+    async def ask(self, pair: _Pair, timeout_seconds: float) -> Equality:
         """Return the worker's decision.
 
         Raises:
@@ -266,10 +314,10 @@ class _Worker:
             except OSError as error:
                 raise _WorkerLost("it takes no more questions") from error
             answer = await self._read("equal")
-        decision = answer["equal"]
-        if answer.get("id") != self.asked or not (decision is None or isinstance(decision, bool)):
+        equal = answer["equal"]
+        if answer.get("id") != self.asked or not (equal is None or isinstance(equal, bool)):
             raise _WorkerLost("it answers what was not asked")
-        return decision
+        return _DECISIONS[equal]
 
     async def kill(self) -> None:
         """End the process and wait until it is gone."""

@@ -9,16 +9,19 @@ import grpc
 
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2 as pb
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2_grpc
-from dynasor_serve.evaluator.equality_pool import EqualityPool
+from dynasor_serve.evaluator.equality_pool import Equality, EqualityPool
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
 
 MOST_PAIRS = 1024
-_DECISIONS = {
-    True: (pb.EQUALITY_EQUAL, "equal"),
-    False: (pb.EQUALITY_UNEQUAL, "different"),
-    None: (pb.EQUALITY_UNDECIDED, "undecided"),
+# Of the caller's time, for the reply to reach it: what has been decided must not be lost to what has not.
+_REPLY_SECONDS = 0.5
+_MESSAGES = {
+    Equality.EQUAL: pb.EQUALITY_EQUAL,
+    Equality.DIFFERENT: pb.EQUALITY_UNEQUAL,
+    Equality.UNDECIDED: pb.EQUALITY_UNDECIDED,
+    Equality.NOT_REACHED: pb.EQUALITY_NOT_REACHED,
 }
 
 
@@ -38,8 +41,14 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             message = f"{len(request.pairs)} pairs in one request; send at most {MOST_PAIRS}"
             raise ServiceError(Reason.MALFORMED_REQUEST, message, field="pairs")
         began = time.perf_counter()
-        decided = await self._pool.decide([(pair.left, pair.right) for pair in request.pairs])
+        pairs = [(pair.left, pair.right) for pair in request.pairs]
+        decided = await self._pool.decide(pairs, within_seconds=_seconds_to_decide(context.time_remaining()))
         self._metrics.observe(catalogue.DECIDE_SECONDS, time.perf_counter() - began)
         for decision in decided:
-            self._metrics.increment(catalogue.PAIRS, result=_DECISIONS[decision][1])
-        return pb.DecideEqualityResponse(decisions=[_DECISIONS[decision][0] for decision in decided])
+            self._metrics.increment(catalogue.PAIRS, result=decision.value)
+        return pb.DecideEqualityResponse(decisions=[_MESSAGES[decision] for decision in decided])
+
+
+def _seconds_to_decide(remaining_seconds: float | None) -> float | None:
+    """What a caller's deadline leaves for the decisions; None where it set none."""
+    return None if remaining_seconds is None else max(0.0, remaining_seconds - _REPLY_SECONDS)

@@ -154,7 +154,7 @@ LEASE_LOSSES = MetricSpec(
 PAIRS = MetricSpec(
     name="dynasor_evaluator_pairs_total",
     kind="counter",
-    help="Pairs of answers compared, by result: equal, different or undecided.",
+    help="Pairs of answers compared, by result: equal, different, undecided or not-reached.",
     labels=("result",),
     process="evaluator",
 )

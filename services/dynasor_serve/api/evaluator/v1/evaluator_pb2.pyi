@@ -32,7 +32,9 @@ class _EqualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Equality.Val
     EQUALITY_UNEQUAL: _Equality.ValueType  # 2
     """They do not."""
     EQUALITY_UNDECIDED: _Equality.ValueType  # 3
-    """Not decided within the bounds of time and memory; treated as unequal."""
+    """Tried, and not decided within the bounds of time and memory; treated as unequal."""
+    EQUALITY_NOT_REACHED: _Equality.ValueType  # 4
+    """Not tried to the end before the caller's deadline; worth asking again."""
 
 class Equality(_Equality, metaclass=_EqualityEnumTypeWrapper):
     """Equality is what is known of a pair."""
@@ -44,12 +46,14 @@ EQUALITY_EQUAL: Equality.ValueType  # 1
 EQUALITY_UNEQUAL: Equality.ValueType  # 2
 """They do not."""
 EQUALITY_UNDECIDED: Equality.ValueType  # 3
-"""Not decided within the bounds of time and memory; treated as unequal."""
+"""Tried, and not decided within the bounds of time and memory; treated as unequal."""
+EQUALITY_NOT_REACHED: Equality.ValueType  # 4
+"""Not tried to the end before the caller's deadline; worth asking again."""
 Global___Equality: _TypeAlias = Equality  # noqa: Y015
 
 @_typing.final
 class DecideEqualityRequest(_message.Message):
-    """DecideEqualityRequest is a batch of pairs, of any programs."""
+    """DecideEqualityRequest is a batch of pairs, of one program."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -47,7 +47,8 @@ class EvaluatorServiceServicer:
     """
 
     def DecideEquality(self, request, context):
-        """DecideEquality says for each pair of answers whether they mean the same.
+        """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
+        with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class EvaluatorServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DecideEquality: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.DecideEqualityRequest, _evaluator_pb2.DecideEqualityResponse]
-    """DecideEquality says for each pair of answers whether they mean the same."""
+    """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
+    with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
+    """
 
 class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output."""
@@ -28,6 +30,8 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluator_pb2.DecideEqualityRequest,
         context: _aio.ServicerContext[_evaluator_pb2.DecideEqualityRequest, _abc.Awaitable[_evaluator_pb2.DecideEqualityResponse]],
     ) -> _abc.Awaitable[_evaluator_pb2.DecideEqualityResponse]:
-        """DecideEquality says for each pair of answers whether they mean the same."""
+        """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
+        with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
+        """
 
 def add_EvaluatorServiceServicer_to_server(servicer: EvaluatorServiceServicer, server: _aio.Server) -> None: ...
