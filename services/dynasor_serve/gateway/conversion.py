@@ -20,6 +20,7 @@ from dynasor_serve.programs.query import (
     SelfConsistencyParameters,
 )
 from dynasor_serve.rpc.errors import Reason, ServiceError
+from dynasor_serve.state.program_log import Snapshot
 from dynasor_serve.state.records import Record
 
 _CLASSES = {
@@ -238,23 +239,23 @@ def outcome_message(outcome: Outcome) -> pb.Outcome:
     )
 
 
-def state_message(query_id: QueryId, phase: Phase, first: Record, last: Record, length: int) -> pb.QueryState:
-    """A query's state from the first and the last record of its log."""
-    accepted = first.event
+def state_message(snapshot: Snapshot) -> pb.QueryState:
+    """A query's state."""
+    accepted, last = snapshot.first.event, snapshot.last.event
     assert isinstance(accepted, events.Accepted)
     state = pb.QueryState(
-        query_id=query_id,
+        query_id=snapshot.query_id,
         query=query_message(accepted.query),
-        phase=PHASE_MESSAGES[phase],
+        phase=PHASE_MESSAGES[snapshot.phase],
         accepted_at=Timestamp(
             seconds=accepted.accepted_at_ms // 1000, nanos=accepted.accepted_at_ms % 1000 * 1_000_000
         ),
-        last_sequence=length - 1,
-        samples=last.samples,
-        certaindex=last.certaindex,
+        last_sequence=snapshot.length - 1,
+        samples=snapshot.samples,
+        certaindex=snapshot.certaindex,
     )
-    if isinstance(last.event, events.Finished):
-        state.outcome.CopyFrom(outcome_message(last.event.outcome))
+    if isinstance(last, events.Finished):
+        state.outcome.CopyFrom(outcome_message(last.outcome))
     return state
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ from dynasor_serve.programs.query import InvalidQuery, Query, QueryId, validated
 from dynasor_serve.programs.self_consistency import NAME as SELF_CONSISTENCY
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
-from dynasor_serve.state.program_log import AcceptStatus, Limits, ProgramLog
+from dynasor_serve.state.program_log import AcceptStatus, Limits, ProgramLog, Snapshot
 from dynasor_serve.state.records import CorruptRecord, Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_SECONDS = 1.0
 
@@ -37,17 +40,6 @@ class Receipt:
 
     query_id: QueryId
     already_accepted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A query as its log shows it."""
-
-    query_id: QueryId
-    phase: Phase
-    first: Record
-    last: Record
-    length: int  # records
 
 
 class Queries:
@@ -100,15 +92,12 @@ class Queries:
         with self._refusals():
             if not keys.is_query_id(query_id):
                 raise _unknown(query_id)
-            entry = await self._log.entry(query_id)
-            first = await self._log.read(query_id, 0, 0)
-            last = await self._log.read(query_id, -1, -1)
-            length = await self._log.length(query_id)
-            if entry is None or not first:
+            (snapshot,) = await self._log.snapshots([query_id])
+            if snapshot is None:
                 raise _unknown(query_id)
-            # The entry was read first, so the log may know more.
-            phase = last[0].event.outcome.phase if isinstance(last[0].event, Finished) else entry.phase
-            return Snapshot(query_id, phase, first[0], last[0], length)
+            if isinstance(snapshot, CorruptRecord):
+                raise snapshot
+            return snapshot
 
     async def tracker_address(self, query_id: QueryId) -> str:
         """Where the owner of a running query listens; empty where it has none."""
@@ -117,14 +106,14 @@ class Queries:
         return entry.address if entry is not None and entry.phase is Phase.RUNNING else ""
 
     async def list(self, tenant: str, offset: int, count: int) -> tuple[list[Snapshot], bool]:
-        """A tenant's queries, newest first, and whether there are more."""
+        """A tenant's queries, newest first, without those that have expired, and whether there are more."""
         with self._refusals():
             ids = await self._log.list_tenant(tenant, offset, count + 1)
-        snapshots = []
-        for query_id in ids[:count]:
-            with contextlib.suppress(ServiceError):  # expired meanwhile
-                snapshots.append(await self.get(query_id))
-        return snapshots, len(ids) > count
+            found = await self._log.snapshots(ids[:count])
+        for query_id, snapshot in zip(ids, found, strict=False):
+            if isinstance(snapshot, CorruptRecord):
+                logger.error("a query's log cannot be read", extra={"query_id": query_id, "cause": str(snapshot)})
+        return [snapshot for snapshot in found if isinstance(snapshot, Snapshot)], len(ids) > count
 
     async def cancel(self, query_id: QueryId, reason: str) -> Phase:
         """Asks a query to end. Returns its phase after that; asking again changes nothing."""

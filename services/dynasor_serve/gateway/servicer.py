@@ -17,7 +17,7 @@ from dynasor_serve.gateway.conversion import (
     state_message,
 )
 from dynasor_serve.gateway.live_text import TrackerChannels, with_live_text
-from dynasor_serve.gateway.queries import Queries, Snapshot
+from dynasor_serve.gateway.queries import Queries
 from dynasor_serve.programs.query import InvalidQuery, Query, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
 
@@ -62,7 +62,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         self, request: pb.GetRequest, context: grpc.aio.ServicerContext[pb.GetRequest, Awaitable[pb.GetResponse]]
     ) -> pb.GetResponse:
         snapshot = await self._queries.get(QueryId(request.query_id))
-        return pb.GetResponse(state=_state(snapshot))
+        return pb.GetResponse(state=state_message(snapshot))
 
     async def List(
         self, request: pb.ListRequest, context: grpc.aio.ServicerContext[pb.ListRequest, Awaitable[pb.ListResponse]]
@@ -77,7 +77,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         offset = int(request.page_token or 0)
         snapshots, more = await self._queries.list(request.tenant or "default", offset, size)
         token = str(offset + size) if more else ""
-        return pb.ListResponse(states=map(_state, snapshots), next_page_token=token)
+        return pb.ListResponse(states=map(state_message, snapshots), next_page_token=token)
 
     async def Watch(
         self,
@@ -117,7 +117,3 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
                 yield event_message(query_id, sequence, record)
 
         return with_live_text(query_id, events(), self._queries.tracker_address, self._trackers)
-
-
-def _state(snapshot: Snapshot) -> pb.QueryState:
-    return state_message(snapshot.query_id, snapshot.phase, snapshot.first, snapshot.last, snapshot.length)

@@ -17,7 +17,7 @@ from dynasor_serve.programs.program import ended_without_evidence
 from dynasor_serve.programs.query import QueryClass, QueryId
 from dynasor_serve.state import keys, records
 from dynasor_serve.state.keys import Shard
-from dynasor_serve.state.records import Record
+from dynasor_serve.state.records import CorruptRecord, Record
 from dynasor_serve.state.redis_client import Script, translated
 
 # How much later than a standard query a class is claimed when trackers are short. A delay, not a rank, so that none
@@ -89,6 +89,19 @@ class ProgramEntry:
     phase: Phase
     tracker: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A program at one moment."""
+
+    query_id: QueryId
+    phase: Phase
+    first: Record
+    last: Record
+    length: int  # records
+    samples: int  # that count
+    certaindex: float
 
 
 class ProgramLog:
@@ -272,6 +285,25 @@ class ProgramLog:
         phase, tracker, address = (_bytes(value or b"").decode() for value in values)
         return ProgramEntry(Phase(phase), tracker, address) if phase else None
 
+    async def snapshots(self, query_ids: Sequence[QueryId]) -> list[Snapshot | CorruptRecord | None]:
+        """Programs of one tenant, all at the same moment and in one round trip.
+
+        Returns:
+            In the order asked: the program, None where it is unknown or has expired, the error where it cannot be read.
+        """
+        try:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                for query_id in query_ids:
+                    log = keys.log(query_id)
+                    pipeline.hmget(keys.program(query_id), ["phase", "samples", "certaindex"])
+                    pipeline.lindex(log, 0)
+                    pipeline.lindex(log, -1)
+                    pipeline.llen(log)
+                replies = await pipeline.execute()
+        except RedisError as error:
+            raise translated(error, "reading programs") from error
+        return [_snapshot(query_id, *replies[4 * i : 4 * i + 4]) for i, query_id in enumerate(query_ids)]
+
     async def length(self, query_id: QueryId) -> int:
         """Records in the log."""
         try:
@@ -301,6 +333,28 @@ def _summary(new: Sequence[Record]) -> tuple[int, str]:
 
 def _appended(reply: list[bytes]) -> Appended:
     return Appended(AppendStatus(reply[0].decode()), tuple(map(records.decode, reply[1:])))
+
+
+def _snapshot(
+    query_id: QueryId, values: list[bytes | None], first: bytes | None, last: bytes | None, length: int
+) -> Snapshot | CorruptRecord | None:
+    phase, samples, certaindex = values
+    if phase is None or first is None or last is None:
+        return None
+    try:
+        first_record, last_record = records.decode(first), records.decode(last)
+    except CorruptRecord as error:
+        return error
+    return Snapshot(
+        query_id=query_id,
+        phase=Phase(phase.decode()),
+        first=first_record,
+        last=last_record,
+        length=length,
+        # Before the first evidence nobody has written them; releases before this one never did.
+        samples=last_record.samples if samples is None else int(samples),
+        certaindex=last_record.certaindex if certaindex is None else float(certaindex),
+    )
 
 
 def _flat(held: Sequence[Holding]) -> list[str | int]:
