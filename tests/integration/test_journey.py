@@ -160,7 +160,7 @@ async def test_several_watchers_of_a_running_query_see_the_same(stack: RunningSt
 
 
 async def test_live_text_arrives_in_order_and_is_what_the_sample_said(stack: RunningStack) -> None:
-    events = await stack.run(asking("q03", samples=3, width=3), include_text=True)
+    events = await stack.run(asking("q20", samples=4, width=1), include_text=True)
 
     deltas = [event.text_delta for event in events if event.HasField("text_delta")]
     assert deltas, "no live text arrived"

@@ -25,8 +25,8 @@ from dynasor_serve.programs.events import (
 from dynasor_serve.programs.program import accept, finish, fold
 from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
 from dynasor_serve.state import keys
-from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.group_lease import GroupLease
+from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.program_log import AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
@@ -584,10 +584,13 @@ async def test_a_server_that_is_down_is_unavailable_and_has_forgotten_nothing_wh
     assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished"]
 
 
-async def test_more_commands_at_once_than_connections_wait_their_turn(log: ProgramLog) -> None:
+async def test_more_commands_at_once_than_connections_wait_their_turn(server: RedisProcess, log: ProgramLog) -> None:
     holding = await running(log)
+    patient = connect(server.url, timeout_seconds=30.0)
+    many = ProgramLog(patient, final_ttl_seconds=FINAL_TTL_SECONDS)
 
-    lengths = await asyncio.gather(*(log.length(holding.query_id) for _ in range(1000)))
+    lengths = await asyncio.gather(*(many.length(holding.query_id) for _ in range(1000)))
+    await patient.aclose()
 
     assert set(lengths) == {2}
 

@@ -13,8 +13,9 @@ from dynasor_serve.api.tracker.v1 import tracker_pb2
 from dynasor_serve.api.tracker.v1.tracker_pb2_grpc import TrackerServiceStub
 from dynasor_serve.programs.query import QueryId
 from dynasor_serve.rpc.channel import open_channel
+from dynasor_serve.rpc.errors import ServiceError
 
-_PAUSE_SECONDS = 0.2
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5  # between two looks for the owner
 _MOST_BUFFERED = 4096
 
 
@@ -61,17 +62,20 @@ async def with_live_text(
         await merged.put(None)
 
     async def pass_text() -> None:
+        request = tracker_pb2.StreamTextRequest(query_id=query_id)
+        pause = _SHORTEST_PAUSE_SECONDS
         while True:
-            address = await owner(query_id)
-            if address:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    request = tracker_pb2.StreamTextRequest(query_id=query_id)
+            with contextlib.suppress(grpc.aio.AioRpcError, ServiceError):
+                address = await owner(query_id)
+                if address:
                     async for delta in trackers.to(address).StreamText(request):
                         text = reasoning_pb2.TextDelta(
                             branch=delta.branch, attempt=delta.attempt, offset=delta.offset, text=delta.text
                         )
                         await merged.put(Event(query_id=query_id, text_delta=text))
-            await asyncio.sleep(_PAUSE_SECONDS)
+                        pause = _SHORTEST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
 
     tasks = [asyncio.create_task(pass_events()), asyncio.create_task(pass_text())]
     last_sequence = 0
