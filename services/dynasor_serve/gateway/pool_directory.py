@@ -42,6 +42,7 @@ class PoolDirectory:
         self._pools: dict[str, KnownPool] = {}  # model -> pool
         self._refreshed_at = float("-inf")
         self._is_known = False
+        self._contested: set[str] = set()  # models of more than one pool, as far as that has been logged
         self._refreshing = asyncio.Lock()
 
     async def run(self) -> None:
@@ -84,21 +85,47 @@ class PoolDirectory:
         return self._pools.get(model)
 
     async def _refresh(self) -> None:
+        """Asks the schedulers; those who ask while that goes on share its result."""
+        asked_at = time.monotonic()
         async with self._refreshing:
+            if self._refreshed_at > asked_at:
+                return
             await asyncio.sleep(self._refreshed_at + _SHORTEST_REFRESH_SECONDS - time.monotonic())
-            for channel in self._channels:
-                try:
-                    # A scheduler that starts or restarts is waited for: a refusal would be the caller's trouble.
-                    response = await SchedulerServiceStub(channel).ListPools(
-                        pb.ListPoolsRequest(), timeout=_CALL_SECONDS, wait_for_ready=True
-                    )
-                except grpc.aio.AioRpcError as error:
-                    logger.debug("a scheduler does not list pools", extra={"cause": error.details()})
-                    continue
-                self._pools = {pool.model: _known(pool) for pool in response.pools}
-                self._is_known = True
-                break
-            self._refreshed_at = time.monotonic()
+            asking = [asyncio.create_task(_listed(channel)) for channel in self._channels]
+            try:
+                for answer in asyncio.as_completed(asking):
+                    pools = await answer
+                    if pools is not None:
+                        self._take(pools)
+                        break
+            finally:
+                for task in asking:
+                    task.cancel()
+                self._refreshed_at = time.monotonic()
+
+    def _take(self, pools: list[KnownPool]) -> None:
+        pools.sort(key=lambda pool: (pool.model, not pool.ready_workers, pool.name))
+        self._pools = {}
+        for pool in pools:
+            first = self._pools.setdefault(pool.model, pool)
+            if first is not pool and pool.model not in self._contested:
+                self._contested.add(pool.model)
+                extra = {"model": pool.model, "pools": f"{first.name}, {pool.name}", "chosen": first.name}
+                logger.warning("two pools serve one model; one with ready workers gets its queries", extra=extra)
+        self._is_known = True
+
+
+async def _listed(channel: grpc.aio.Channel) -> list[KnownPool] | None:
+    """The pools that a scheduler lists; None where it does not."""
+    try:
+        # A scheduler that starts or restarts is waited for: a refusal would be the caller's trouble.
+        response = await SchedulerServiceStub(channel).ListPools(
+            pb.ListPoolsRequest(), timeout=_CALL_SECONDS, wait_for_ready=True
+        )
+    except grpc.aio.AioRpcError as error:
+        logger.debug("a scheduler does not list pools", extra={"cause": error.details()})
+        return None
+    return list(map(_known, response.pools))
 
 
 def _known(pool: pb.Pool) -> KnownPool:

@@ -1,0 +1,109 @@
+"""The gateway's directory of pools, with schedulers over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dynasor_serve.gateway.pool_directory import PoolDirectory
+from dynasor_serve.local.stack import free_port
+from dynasor_serve.rpc.errors import Reason, ServiceError
+
+from fakes.scripted_scheduler import pool_message, scripted_scheduler
+
+
+@asynccontextmanager
+async def directory_of(*addresses: str) -> AsyncIterator[PoolDirectory]:
+    """A directory that has heard of its schedulers once and will not ask again by itself."""
+    directory = PoolDirectory(addresses, refresh_seconds=3600)
+    task = asyncio.create_task(directory.run())
+    try:
+        yield directory
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def reason_for(directory: PoolDirectory, model: str) -> Reason:
+    with pytest.raises(ServiceError) as refused:
+        await directory.pool_for(model)
+    return refused.value.reason
+
+
+async def test_many_requests_for_an_unknown_model_share_a_look_at_the_schedulers() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool")]
+        await directory.pool_for("model")
+        scheduler.asked = 0
+
+        began = time.monotonic()
+        reasons = await asyncio.gather(*(reason_for(directory, "other") for _ in range(60)))
+
+        assert set(reasons) == {Reason.UNKNOWN_MODEL}
+        assert scheduler.asked <= 2
+        assert time.monotonic() - began < 2.0
+
+
+async def test_a_model_that_comes_up_is_found_at_once() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool", ready=0)]
+        assert await reason_for(directory, "model") is Reason.NO_READY_WORKER
+
+        scheduler.pools = [pool_message("pool", ready=1)]
+
+        assert (await directory.pool_for("model")).ready_workers == 1
+        assert (await directory.pool_for("")).name == "pool"
+
+
+async def test_a_scheduler_that_is_gone_delays_no_answer_of_another() -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    async with (
+        scripted_scheduler() as standby,
+        scripted_scheduler() as slow,
+        scripted_scheduler() as active,
+        directory_of(gone, standby.address, slow.address, active.address) as directory,
+    ):
+        standby.pools, slow.delay_seconds, active.pools = None, 2.5, [pool_message("pool")]
+
+        began = time.monotonic()
+        pool = await directory.pool_for("model")
+
+        assert pool.name == "pool"
+        assert time.monotonic() - began < 1.5
+
+
+async def test_what_is_known_outlives_the_schedulers() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool")]
+        await directory.pool_for("model")
+        scheduler.pools = None
+
+        assert (await directory.pool_for("model")).name == "pool"
+        assert await reason_for(directory, "other") is Reason.UNKNOWN_MODEL
+
+
+async def test_nothing_known_yet() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = None
+
+        assert await reason_for(directory, "model") is Reason.SCHEDULER_UNAVAILABLE
+
+
+async def test_of_two_pools_of_a_model_one_with_ready_workers_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("c"), pool_message("b"), pool_message("a", ready=0)]
+        with caplog.at_level(logging.WARNING):
+            chosen = [(await directory.pool_for("model")).name]
+            scheduler.pools = [pool_message("c"), pool_message("b", ready=0), pool_message("a", ready=0)]
+            await reason_for(directory, "other")  # looks again
+            chosen.append((await directory.pool_for("model")).name)
+
+    assert chosen == ["b", "c"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "two pools serve one model; one with ready workers gets its queries"
+    ]
