@@ -66,7 +66,7 @@ class Pools:
         served.pool.add_worker(name, url, engine, max_in_flight)
 
     def drain(self, pool: str, worker: str) -> int:
-        """Running calls of the draining worker; it is forgotten with the last, so 0 also where there is none."""
+        """Running calls of the draining worker; it is forgotten after the last, so 0 also where there is none."""
         return self._served[pool].pool.drain_worker(worker) if pool in self._served else 0
 
     def health(self, pool: str, worker: str, healthy: bool, message: str, max_model_len: int = 0) -> None:
@@ -158,7 +158,10 @@ class Pools:
                 self._metrics.observe(catalogue.GRANT_WAIT_SECONDS, grant.waited_seconds, pool=name)
 
     def report(self) -> None:
-        """Brings the gauges up to date."""
+        """Forgets drained workers and brings the gauges up to date."""
+        now = time.monotonic()
+        for served in self._served.values():
+            served.pool.forget_drained(now)
         workers = {(name, worker.name) for name, served in self._served.items() for worker in served.pool.workers}
         for name, worker_name in self._reported - workers:
             self._metrics.remove(catalogue.RUNNING_CALLS, pool=name, worker=worker_name)

@@ -35,6 +35,7 @@ class Worker:
     state: WorkerState = WorkerState.STARTING
     message: str = ""
     failures_in_a_row: int = 0
+    idle_since: float | None = None  # seconds; while it drains
     in_flight: dict[CallId, float] = field(default_factory=dict)  # call -> predicted completion tokens
 
     @property

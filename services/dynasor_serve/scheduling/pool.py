@@ -16,6 +16,7 @@ from dynasor_serve.scheduling.history import BranchHistory
 from dynasor_serve.scheduling.orderings.registry import Ordering
 from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, Worker, WorkerState, least_work
 
+FORGET_DRAINED_SECONDS = 60.0  # longer than any tracker takes to reconnect
 _CLASS_STRIDE = 1_000_000  # of the engine priority, so that a class never overtakes a more urgent one
 
 
@@ -132,7 +133,6 @@ class Pool:
         if worker is not None:
             worker.in_flight.pop(call, None)
             self._judge(worker, end)
-            self._forget_drained(worker)
         if end is CallEnd.FINISHED:
             self._history.observe(running.algorithm, tokens)
 
@@ -161,13 +161,25 @@ class Pool:
         return worker
 
     def drain_worker(self, name: str) -> int:
-        """Grants it nothing more, and forgets it with its last call. Returns its running calls."""
+        """Grants it nothing more. Returns its running calls, 0 also where there is no such worker (any more)."""
         worker = self._workers.get(name)
         if worker is None:
             return 0
         worker.state = WorkerState.DRAINING
-        self._forget_drained(worker)
         return len(worker.in_flight)
+
+    def forget_drained(self, now: float) -> None:
+        """Forgets draining workers that have been idle for a while. `now` in seconds.
+
+        Not at once: a tracker that reconnects restates calls that still run there.
+        """
+        for worker in list(self._workers.values()):
+            if worker.in_flight or worker.state is not WorkerState.DRAINING:
+                worker.idle_since = None
+            elif worker.idle_since is None:
+                worker.idle_since = now
+            elif now - worker.idle_since > FORGET_DRAINED_SECONDS:
+                del self._workers[worker.name]
 
     def worker_health(self, name: str, healthy: bool, message: str = "") -> None:
         """The result of a health check."""
@@ -250,7 +262,3 @@ class Pool:
             if worker.failures_in_a_row >= FAILURES_TO_QUARANTINE and worker.state is WorkerState.READY:
                 worker.state = WorkerState.QUARANTINED
                 worker.message = f"failed {worker.failures_in_a_row} calls in a row"
-
-    def _forget_drained(self, worker: Worker) -> None:
-        if worker.state is WorkerState.DRAINING and not worker.in_flight:
-            del self._workers[worker.name]

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
 from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, Worker, WorkerState
-from dynasor_serve.scheduling.pool import Pool
+from dynasor_serve.scheduling.pool import FORGET_DRAINED_SECONDS, Pool
 
 LONG = 1e9  # seconds; no call ages
 
@@ -257,12 +257,31 @@ def test_a_draining_worker_finishes_its_calls_and_gets_no_more() -> None:
     pool.ended(first.call, CallEnd.FINISHED, 10)
     pool.ended(second.call, CallEnd.FINISHED, 10)
     assert pool.drain_worker("w0") == 0
-    assert pool.drain_worker("nobody") is None
+    assert pool.drain_worker("nobody") == 0
 
     pool.add_worker("w0", "http://w0", "replay", 4)
     assert granted(pool) == []
     pool.worker_health("w0", healthy=True)
     assert granted(pool) == ["b/0"]
+
+
+def test_a_drained_worker_is_forgotten_once_no_tracker_can_restate_its_calls() -> None:
+    pool = pool_with(4)
+    pool.want("t", wanting("a", 0), 0.0)
+    (grant,) = pool.grants(0.0)
+    pool.drain_worker("w0")
+
+    pool.forget_drained(1000.0)
+    assert [each.name for each in pool.workers] == ["w0"], "it still has a call"
+    pool.tracker_gone("t")
+    pool.forget_drained(1001.0)
+    pool.restate_running("t", grant.call, "w0")
+    pool.forget_drained(2000.0)
+    assert pool.drain_worker("w0") == 1, "the restated call counts"
+    pool.ended(grant.call, CallEnd.FINISHED, 10)
+    pool.forget_drained(2001.0)
+    pool.forget_drained(2001.0 + FORGET_DRAINED_SECONDS + 1)
+    assert list(pool.workers) == []
 
 
 def test_a_worker_at_another_address_is_another_engine() -> None:

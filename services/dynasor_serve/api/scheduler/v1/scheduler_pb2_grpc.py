@@ -78,7 +78,7 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """DrainWorker stops granting to a worker; running calls finish, and with the last one it is forgotten. Idempotent.
+        """DrainWorker stops granting to a worker; running calls finish, and after the last it is forgotten. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,7 +24,7 @@ class SchedulerServiceStub:
     RegisterWorker: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.RegisterWorkerRequest, _scheduler_pb2.RegisterWorkerResponse]
     """RegisterWorker adds an engine endpoint to a pool or changes it. Idempotent."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.DrainWorkerRequest, _scheduler_pb2.DrainWorkerResponse]
-    """DrainWorker stops granting to a worker; running calls finish, and with the last one it is forgotten. Idempotent."""
+    """DrainWorker stops granting to a worker; running calls finish, and after the last it is forgotten. Idempotent."""
     ListPools: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListPoolsRequest, _scheduler_pb2.ListPoolsResponse]
     """ListPools says which pools exist and how they are."""
 
@@ -56,7 +56,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.DrainWorkerRequest,
         context: _aio.ServicerContext[_scheduler_pb2.DrainWorkerRequest, _abc.Awaitable[_scheduler_pb2.DrainWorkerResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.DrainWorkerResponse]:
-        """DrainWorker stops granting to a worker; running calls finish, and with the last one it is forgotten. Idempotent."""
+        """DrainWorker stops granting to a worker; running calls finish, and after the last it is forgotten. Idempotent."""
 
     @_abc_1.abstractmethod
     def ListPools(
