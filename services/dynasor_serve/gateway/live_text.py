@@ -62,20 +62,8 @@ async def with_live_text(
         await merged.put(None)
 
     async def pass_text() -> None:
-        request = tracker_pb2.StreamTextRequest(query_id=query_id)
-        pause = _SHORTEST_PAUSE_SECONDS
-        while True:
-            with contextlib.suppress(grpc.aio.AioRpcError, ServiceError):
-                address = await owner(query_id)
-                if address:
-                    async for delta in trackers.to(address).StreamText(request):
-                        text = reasoning_pb2.TextDelta(
-                            branch=delta.branch, attempt=delta.attempt, offset=delta.offset, text=delta.text
-                        )
-                        await merged.put(Event(query_id=query_id, text_delta=text))
-                        pause = _SHORTEST_PAUSE_SECONDS
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+        async for event in _text_events(query_id, owner, trackers):
+            await merged.put(event)
 
     tasks = [asyncio.create_task(pass_events()), asyncio.create_task(pass_text())]
     last_sequence = 0
@@ -90,3 +78,28 @@ async def with_live_text(
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def _text_events(
+    query_id: QueryId, owner: Callable[[QueryId], Awaitable[str]], trackers: TrackerChannels
+) -> AsyncIterator[Event]:
+    """Text of whichever tracker owns the query, through every failure and takeover. Never ends."""
+    request = tracker_pb2.StreamTextRequest(query_id=query_id)
+    pause = _SHORTEST_PAUSE_SECONDS
+    sent: dict[tuple[int, str], int] = {}  # (branch, attempt) -> where the text sent so far ends
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError, ServiceError):
+            address = await owner(query_id)
+            if address:
+                async for delta in trackers.to(address).StreamText(request):
+                    pause = _SHORTEST_PAUSE_SECONDS
+                    # A stream that was cut and opened again begins with the text so far.
+                    branch, attempt = delta.branch, delta.attempt
+                    start = max(delta.offset, sent.get((branch, attempt), 0))
+                    text = delta.text[start - delta.offset :]
+                    if text:
+                        new = reasoning_pb2.TextDelta(branch=branch, attempt=attempt, offset=start, text=text)
+                        yield Event(query_id=query_id, text_delta=new)
+                        sent[branch, attempt] = start + len(text)
+        await asyncio.sleep(pause)
+        pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import grpc
 
@@ -11,9 +11,11 @@ from dynasor_serve.api.tracker.v1 import tracker_pb2 as pb
 from dynasor_serve.api.tracker.v1 import tracker_pb2_grpc
 from dynasor_serve.programs.query import Branch, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
+from dynasor_serve.tracker.calls import RunningCall
 from dynasor_serve.tracker.holdings import Holdings
 
 _MOST_BUFFERED_DELTAS = 4096
+_MOST_CHARACTERS = 1_000_000  # of one message, which is far below the limit of gRPC
 _OWNERSHIP_CHECK_SECONDS = 1.0
 
 
@@ -38,8 +40,12 @@ class TrackerServicer(tracker_pb2_grpc.TrackerServiceServicer):
             if not deltas.full():
                 deltas.put_nowait(pb.StreamTextResponse(branch=branch, attempt=attempt, offset=offset, text=text))
 
+        # No await between the two: what is heard goes on where the text so far ends.
+        so_far = list(_text_so_far(driver.calls.values()))
         driver.listeners.add(hear)
         try:
+            for delta in so_far:
+                yield delta
             while not (driver.is_over and deltas.empty()):
                 try:
                     async with asyncio.timeout(_OWNERSHIP_CHECK_SECONDS):
@@ -49,3 +55,12 @@ class TrackerServicer(tracker_pb2_grpc.TrackerServiceServicer):
                 yield delta
         finally:
             driver.listeners.discard(hear)
+
+
+def _text_so_far(calls: Iterable[RunningCall]) -> Iterator[pb.StreamTextResponse]:
+    """What the running calls have told earlier listeners, each from its beginning."""
+    for call in calls:
+        text = "".join(call.engine_call.parts)[: call.characters]
+        for offset in range(0, len(text), _MOST_CHARACTERS):
+            piece = text[offset : offset + _MOST_CHARACTERS]
+            yield pb.StreamTextResponse(branch=call.branch, attempt=call.granted.attempt, offset=offset, text=piece)

@@ -47,8 +47,8 @@ class TrackerServiceServicer:
     """
 
     def StreamText(self, request, context):
-        """StreamText follows the live text of a program's running calls until the program ends. NOT_FOUND where this tracker
-        does not own it.
+        """StreamText follows the live text of a program's running calls, each from its beginning, until the program ends.
+        NOT_FOUND where this tracker does not own it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

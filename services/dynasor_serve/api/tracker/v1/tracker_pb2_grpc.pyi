@@ -17,8 +17,8 @@ class TrackerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamText: _aio.UnaryStreamMultiCallable[_tracker_pb2.StreamTextRequest, _tracker_pb2.StreamTextResponse]
-    """StreamText follows the live text of a program's running calls until the program ends. NOT_FOUND where this tracker
-    does not own it.
+    """StreamText follows the live text of a program's running calls, each from its beginning, until the program ends.
+    NOT_FOUND where this tracker does not own it.
     """
 
 class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -30,8 +30,8 @@ class TrackerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tracker_pb2.StreamTextRequest,
         context: _aio.ServicerContext[_tracker_pb2.StreamTextRequest, _abc.AsyncIterator[_tracker_pb2.StreamTextResponse]],
     ) -> _abc.AsyncIterator[_tracker_pb2.StreamTextResponse]:
-        """StreamText follows the live text of a program's running calls until the program ends. NOT_FOUND where this tracker
-        does not own it.
+        """StreamText follows the live text of a program's running calls, each from its beginning, until the program ends.
+        NOT_FOUND where this tracker does not own it.
         """
 
 def add_TrackerServiceServicer_to_server(servicer: TrackerServiceServicer, server: _aio.Server) -> None: ...
