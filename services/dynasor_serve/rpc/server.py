@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from dynasor_serve.rpc.errors import Reason, ServiceError
 
 logger = logging.getLogger(__name__)
+
+_WILDCARDS = ("0.0.0.0", "[::]", "")  # noqa: S104 compared with, not bound to
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -66,6 +69,21 @@ class GrpcServer:
             raise OSError(f"cannot listen on {self.address}: {error}") from error
         await self.set_serving(False)
         await self._server.start()
+
+    async def reachable_address(self) -> str:
+        """HOST:PORT for peers, once it listens; for all interfaces it is the address of this machine's name."""
+        host = self.address.rpartition(":")[0]
+        if host not in _WILDCARDS:
+            return f"{host}:{self.port}"
+        name = socket.gethostname()
+        family = socket.AF_INET if host == _WILDCARDS[0] else socket.AF_UNSPEC
+        try:
+            # In a pod the name means the pod's address, but only there: peers could not look it up.
+            found = await asyncio.get_running_loop().getaddrinfo(name, self.port, family=family)
+        except OSError:
+            return f"{name}:{self.port}"
+        address = str(found[0][4][0])
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
     async def set_serving(self, serving: bool) -> None:
         """What health checks hear: readiness."""

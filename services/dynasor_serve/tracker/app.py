@@ -54,7 +54,7 @@ class TrackerApp:
             tools,
             self._metrics,
             process=f"{os.getpid()}-{unix_ms()}",
-            address=settings.advertise or settings.listen,
+            address=lambda: self._address,
             max_programs=settings.max_programs,
             lease_seconds=settings.lease_seconds,
             claim_interval_seconds=settings.claim_interval_seconds,
@@ -65,6 +65,7 @@ class TrackerApp:
             service_name=tracker_pb2.DESCRIPTOR.services_by_name["TrackerService"].full_name,
             register=lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(servicer, server),
         )
+        self._address = settings.advertise  # where it is empty: known once the server listens
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -76,6 +77,7 @@ class TrackerApp:
             raise StartError(str(error)) from error
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._server.start()
+        self._address = self._settings.advertise or await self._server.reachable_address()
         self._tasks = [
             asyncio.create_task(self._scheduler.run(self._holdings.take_grant, lambda: self._holdings.running_calls)),
             asyncio.create_task(self._equality.run()),

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -49,7 +49,7 @@ class Holdings:
         metrics: Metrics,
         *,
         process: str,
-        address: str,
+        address: Callable[[], str],
         max_programs: int,
         lease_seconds: float,
         claim_interval_seconds: float,
@@ -159,7 +159,7 @@ class Holdings:
                     shard,
                     tracker=self._tools.tracker,
                     process=self._process,
-                    address=self._address,
+                    address=self._address(),
                     limit=limit,
                     lease_ms=round(self._lease_seconds * 1000),
                     number=self._claims[shard],

@@ -17,7 +17,8 @@ class TrackerSettings(StatefulSettings):
         default="tracker-0", description="Identity; a restart under the same name reclaims its programs at once."
     )
     advertise: str = Field(
-        default="", description="HOST:PORT where gateways reach this tracker; empty derives it from listen."
+        default="",
+        description="HOST:PORT where gateways reach this tracker; empty derives it from where it listens.",
     )
     schedulers: tuple[str, ...] = Field(
         default=("127.0.0.1:7003",), description="Addresses of the schedulers of the group (JSON list)."
