@@ -7,6 +7,8 @@ VENV   ?= .venv
 ENGINE ?= vllm
 # More arguments for pytest: make test PYTEST_ARGS="-k ledger -x"
 PYTEST_ARGS ?=
+# Test processes side by side; a module's tests stay together, since they share a running stack.
+PYTEST_PARALLEL ?= -n 2 --dist loadfile
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -36,7 +38,7 @@ up: $(INSTALLED) ## Start everything on this machine and keep it running until C
 	$(BIN)/dynasor up --engine $(ENGINE)
 
 test: $(INSTALLED) ## Run all tests that need no inference engine (under five minutes)
-	$(BIN)/pytest -m "not engine" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not engine" $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-quick: $(INSTALLED) ## Run the tests that take no longer than a few seconds each
 	$(BIN)/pytest -m "not engine and not slow and not fault" $(PYTEST_ARGS)
