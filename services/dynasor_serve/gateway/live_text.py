@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 import grpc
 
@@ -19,21 +21,48 @@ _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5  # between two looks
 _MOST_BUFFERED = 4096
 
 
+@dataclass(slots=True)
+class _Link:
+    """A channel and how many streams it carries."""
+
+    channel: grpc.aio.Channel
+    streams: int = 0
+
+
 class TrackerChannels:
-    """One channel per tracker, opened at first use."""
+    """One channel per tracker, opened at first use. Trackers come and go: beyond `most`, idle ones are closed."""
 
-    def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}  # address -> channel
+    def __init__(self, *, most: int = 64) -> None:
+        self._most = most
+        self._links: OrderedDict[str, _Link] = OrderedDict()  # address -> link, the least recently used first
 
-    def to(self, address: str) -> TrackerServiceStub:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = open_channel(address)
-        return TrackerServiceStub(channel)
+    def __len__(self) -> int:
+        return len(self._links)
+
+    @contextlib.asynccontextmanager
+    async def to(self, address: str) -> AsyncIterator[TrackerServiceStub]:
+        """A stub for one stream."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = _Link(open_channel(address))
+        link.streams += 1
+        try:
+            yield TrackerServiceStub(link.channel)
+        finally:
+            link.streams -= 1
+            if address in self._links:
+                self._links.move_to_end(address)
+            await self._close_idle()
 
     async def close(self) -> None:
-        for channel in self._channels.values():
-            await channel.close()
+        while self._links:
+            await self._links.popitem()[1].channel.close()
+
+    async def _close_idle(self) -> None:
+        idle = [address for address, link in self._links.items() if not link.streams]
+        gone = [self._links.pop(address) for address in idle[: max(0, len(self._links) - self._most)]]
+        for link in gone:
+            await link.channel.close()
 
 
 Event = reasoning_pb2.QueryEvent
@@ -62,8 +91,9 @@ async def with_live_text(
         await merged.put(None)
 
     async def pass_text() -> None:
-        async for event in _text_events(query_id, owner, trackers):
-            await merged.put(event)
+        async with contextlib.aclosing(_text_events(query_id, owner, trackers)) as texts:
+            async for event in texts:
+                await merged.put(event)
 
     tasks = [asyncio.create_task(pass_events()), asyncio.create_task(pass_text())]
     last_sequence = 0
@@ -82,7 +112,7 @@ async def with_live_text(
 
 async def _text_events(
     query_id: QueryId, owner: Callable[[QueryId], Awaitable[str]], trackers: TrackerChannels
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Text of whichever tracker owns the query, through every failure and takeover. Never ends."""
     request = tracker_pb2.StreamTextRequest(query_id=query_id)
     pause = _SHORTEST_PAUSE_SECONDS
@@ -91,15 +121,16 @@ async def _text_events(
         with contextlib.suppress(grpc.aio.AioRpcError, ServiceError):
             address = await owner(query_id)
             if address:
-                async for delta in trackers.to(address).StreamText(request):
-                    pause = _SHORTEST_PAUSE_SECONDS
-                    # A stream that was cut and opened again begins with the text so far.
-                    branch, attempt = delta.branch, delta.attempt
-                    start = max(delta.offset, sent.get((branch, attempt), 0))
-                    text = delta.text[start - delta.offset :]
-                    if text:
-                        new = reasoning_pb2.TextDelta(branch=branch, attempt=attempt, offset=start, text=text)
-                        yield Event(query_id=query_id, text_delta=new)
-                        sent[branch, attempt] = start + len(text)
+                async with trackers.to(address) as tracker:
+                    async for delta in tracker.StreamText(request):
+                        pause = _SHORTEST_PAUSE_SECONDS
+                        # A stream that was cut and opened again begins with the text so far.
+                        branch, attempt = delta.branch, delta.attempt
+                        start = max(delta.offset, sent.get((branch, attempt), 0))
+                        text = delta.text[start - delta.offset :]
+                        if text:
+                            new = reasoning_pb2.TextDelta(branch=branch, attempt=attempt, offset=start, text=text)
+                            yield Event(query_id=query_id, text_delta=new)
+                            sent[branch, attempt] = start + len(text)
         await asyncio.sleep(pause)
         pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)

@@ -105,7 +105,9 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
     ) -> Query:
         """The query of a request; a caller's own gRPC deadline bounds a query that sets none."""
         refuse_unknown_fields(request)
-        deadline_seconds = min(self._default_deadline_seconds, seconds_remaining or self._default_deadline_seconds)
+        deadline_seconds = self._default_deadline_seconds
+        if seconds_remaining is not None:
+            deadline_seconds = min(deadline_seconds, seconds_remaining)
         try:
             return query_from(query, model=query.model, rule=self._default_rule, deadline_seconds=deadline_seconds)
         except InvalidQuery as error:
