@@ -56,18 +56,13 @@ class Queries:
 
     async def accept(self, query: Query) -> Receipt:
         """Accepts a query; once this returns, nothing loses it."""
-        with self._refusals():
-            query, pool = await self._admitted(query)
-            return await self._accept(keys.new_query_id(query.tenant), query, pool)
+        return await self._accepted(keys.new_query_id(query.tenant), query)
 
     async def run(self, query: Query) -> AsyncIterator[tuple[QueryId, int, Record]]:
         """Accepts a query and follows it: (id, sequence, record) up to the final record."""
-        with self._refusals():
-            query, pool = await self._admitted(query)
-            query_id = keys.new_query_id(query.tenant)
+        query_id = keys.new_query_id(query.tenant)
         with self._tail(query_id, 0) as tail:
-            with self._refusals():
-                receipt = await self._accept(query_id, query, pool)
+            receipt = await self._accepted(query_id, query)
             if not receipt.already_accepted:
                 async for sequence, record in self._followed(tail, query, read_first=False):
                     yield query_id, sequence, record
@@ -89,7 +84,7 @@ class Queries:
 
     async def get(self, query_id: QueryId) -> Snapshot:
         """The query as it stands."""
-        with self._refusals():
+        with _typed():
             if not keys.is_query_id(query_id):
                 raise _unknown(query_id)
             (snapshot,) = await self._log.snapshots([query_id])
@@ -101,13 +96,13 @@ class Queries:
 
     async def tracker_address(self, query_id: QueryId) -> str:
         """Where the owner of a running query listens; empty where it has none."""
-        with self._refusals():
+        with _typed():
             entry = await self._log.entry(query_id)
         return entry.address if entry is not None and entry.phase is Phase.RUNNING else ""
 
     async def list(self, tenant: str, offset: int, count: int) -> tuple[list[Snapshot], bool]:
         """A tenant's queries, newest first, without those that have expired, and whether there are more."""
-        with self._refusals():
+        with _typed():
             ids = await self._log.list_tenant(tenant, offset, count + 1)
             found = await self._log.snapshots(ids[:count])
         for query_id, snapshot in zip(ids, found, strict=False):
@@ -117,13 +112,31 @@ class Queries:
 
     async def cancel(self, query_id: QueryId, reason: str) -> Phase:
         """Asks a query to end. Returns its phase after that; asking again changes nothing."""
-        with self._refusals():
+        with _typed():
             phase = await self._log.cancel(query_id, reason[:256], _now_ms()) if keys.is_query_id(query_id) else None
         if phase is None:
             raise _unknown(query_id)
         return phase
 
     # --- steps ---
+
+    async def _accepted(self, query_id: QueryId, query: Query) -> Receipt:
+        """Accepts a query under this id, or finds the one that its idempotency key stands for. Counts refusals."""
+        try:
+            with _typed():
+                fingerprint = _fingerprint(query) if query.idempotency_key else ""
+                try:
+                    admitted, pool = await self._admitted(query)
+                except (ServiceError, InvalidQuery):
+                    # What would be refused now may have been accepted before, and have an answer.
+                    earlier = await self._log.find_idempotent(query.tenant, query.idempotency_key, fingerprint)
+                    if earlier is None:
+                        raise
+                    return Receipt(earlier, already_accepted=True)
+                return await self._accept(query_id, admitted, pool, fingerprint)
+        except ServiceError as error:
+            self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
+            raise
 
     async def _admitted(self, query: Query) -> tuple[Query, KnownPool]:
         """The query as it will run, and its pool."""
@@ -135,8 +148,7 @@ class Queries:
             raise InvalidQuery("sampling.max_tokens", f"is {query.sampling.max_tokens}", right)
         return replace(query, model=pool.model, rule=rule), pool
 
-    async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool) -> Receipt:
-        fingerprint = _fingerprint(query) if query.idempotency_key else ""
+    async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool, fingerprint: str) -> Receipt:
         event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
         status, found = await self._log.accept(query_id, event, fingerprint, self._limits)
         match status:
@@ -183,31 +195,26 @@ class Queries:
             self._follower.close(query_id, tail)
             self._metrics.set(catalogue.WATCHERS, self._follower.watchers)
 
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turns what may go wrong into the one error that faces know, and counts it."""
-        try:
-            try:
-                yield
-            except InvalidQuery as error:
-                raise ServiceError(Reason.INVALID_QUERY, str(error), field=error.field) from error
-            except InvalidRule as error:
-                raise ServiceError(Reason.INVALID_RULE, str(error), field=f"policy.{error.field}") from error
-            except StateFull as error:
-                raise ServiceError(Reason.STATE_FULL, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS) from error
-            except StateUnavailable as error:
-                raise ServiceError(
-                    Reason.STATE_UNAVAILABLE, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS
-                ) from error
-            except CorruptRecord as error:
-                raise ServiceError(Reason.INTERNAL, f"the query's log cannot be read: {error}") from error
-        except ServiceError as error:
-            self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
-            raise
+
+@contextlib.contextmanager
+def _typed() -> Iterator[None]:
+    """Turns what may go wrong into the one error that faces know."""
+    try:
+        yield
+    except InvalidQuery as error:
+        raise ServiceError(Reason.INVALID_QUERY, str(error), field=error.field) from error
+    except InvalidRule as error:
+        raise ServiceError(Reason.INVALID_RULE, str(error), field=f"policy.{error.field}") from error
+    except StateFull as error:
+        raise ServiceError(Reason.STATE_FULL, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS) from error
+    except StateUnavailable as error:
+        raise ServiceError(Reason.STATE_UNAVAILABLE, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS) from error
+    except CorruptRecord as error:
+        raise ServiceError(Reason.INTERNAL, f"the query's log cannot be read: {error}") from error
 
 
 def _fingerprint(query: Query) -> str:
-    """What makes two queries the same. Not the deadline: it may be the caller's own, which a retry has less of."""
+    """What makes two queries the same, as they are asked. Not the deadline: a retry has less of the caller's own."""
     content = msgspec.json.encode(replace(query, deadline_seconds=0.0), order="deterministic")
     return hashlib.sha256(content).hexdigest()
 

@@ -285,6 +285,18 @@ class ProgramLog:
         phase, tracker, address = (_bytes(value or b"").decode() for value in values)
         return ProgramEntry(Phase(phase), tracker, address) if phase else None
 
+    async def find_idempotent(self, tenant: str, key: str, fingerprint: str) -> QueryId | None:
+        """The query that was accepted under an idempotency key with this content; None where there is none."""
+        if not key:
+            return None
+        shard = keys.shard_of_tenant(tenant)
+        try:
+            found = await self._redis.hmget(keys.idempotency(shard, tenant, key), ["query_id", "fingerprint"])
+        except RedisError as error:
+            raise translated(error, "looking up an idempotency key") from error
+        query_id, known = (_bytes(value or b"").decode() for value in found)
+        return QueryId(query_id) if query_id and known == fingerprint else None
+
     async def snapshots(self, query_ids: Sequence[QueryId]) -> list[Snapshot | CorruptRecord | None]:
         """Programs of one tenant, all at the same moment and in one round trip.
 
