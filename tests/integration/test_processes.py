@@ -172,12 +172,13 @@ async def test_it_shows_every_metric_of_its_catalogue(stack: RunningStack, proce
 async def test_its_log_lines_are_json_and_carry_the_query(stack: RunningStack, process: str) -> None:
     query_id = (await stack.run(asking("q00", samples=1)))[0].query_id
 
-    lines = [line for line in stack.log_of(name_in_stack(process)).splitlines() if line.startswith("{")]
+    async def is_written() -> bool:
+        return process != "tracker" or query_id in stack.log_of("tracker-0")
 
+    await until(is_written, what="the tracker's log line")
+    lines = [line for line in stack.log_of(name_in_stack(process)).splitlines() if line.startswith("{")]
     assert lines
     assert all(f'"process": "{process}"' in line for line in lines)
-    if process == "tracker":
-        assert any(query_id in line for line in lines)
 
 
 # --- stop
