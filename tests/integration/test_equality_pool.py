@@ -207,6 +207,21 @@ async def test_a_request_full_of_hostile_pairs_delays_others_by_one_pair() -> No
         hostile.cancel()
 
 
+@pytest.mark.slow
+async def test_answers_that_have_cost_a_worker_come_after_all_others() -> None:
+    async with EqualityPool(timeout_seconds=0.5) as pool:
+        await pool.decide([("x", "x+y")])  # wait until it is warm
+        costly = endless()[:3]  # of four answers
+        assert await pool.decide(costly) == [UNDECIDED] * 3
+        crowd = [asyncio.create_task(pool.decide([pair])) for pair in itertools.combinations([b for _, b in costly], 2)]
+        await asyncio.sleep(0)
+        assert await pool.decide([(r"2\pi", r"\pi\cdot 2")]) == [EQUAL]
+        assert sum(request.done() for request in crowd) <= 1, (
+            "it waited for one pair that was at work, and for no other"
+        )
+        assert await asyncio.gather(*crowd) == [[UNDECIDED]] * 3
+
+
 async def test_what_is_not_reached_in_time_is_told_from_what_cannot_be_decided() -> None:
     async with EqualityPool(timeout_seconds=0.5) as pool:
         await pool.decide([("x", "x+y")])

@@ -3,7 +3,8 @@
 Called by the servicer with the pairs that trackers could not decide by their keys. Each worker
 (`equality_worker`) takes one pair at a time and is killed and replaced when it is late, dies or talks nonsense. Workers
 are started with exec, never forked: gRPC's threads do not survive a fork. Requests take turns, a pair each, so that one
-full of hostile pairs delays the others by a pair and not by all of them.
+full of hostile pairs delays the others by a pair and not by all of them; and answers that have cost a worker before
+come after all others.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
@@ -46,6 +47,14 @@ class EqualityPoolClosed(RuntimeError):
 
 class _WorkerLost(Exception):
     """The worker died, or said what it should not."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What a request still wants."""
+
+    pairs: deque[_Pair]
+    late: deque[_Pair] = field(default_factory=deque)  # put off: an answer of theirs has cost a worker
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +96,9 @@ class EqualityPool:
         self._on_restart = on_restart
         self._decisions: OrderedDict[_Pair, Equality] = OrderedDict()
         self._questions: dict[_Pair, _Question] = {}  # pair -> who waits for it
-        self._turns: deque[deque[_Pair]] = deque()  # what each request still wants, in the order of their turns
+        self._turns: deque[_Request] = deque()  # in the order of their turns
+        self._late_turns: deque[_Request] = deque()  # those with pairs that are put off, likewise
+        self._costly: OrderedDict[str, None] = OrderedDict()  # keys of answers that have cost a worker, latest last
         self._has_turns = asyncio.Event()
         self._serving: list[asyncio.Task[None]] = []
 
@@ -161,8 +172,8 @@ class EqualityPool:
     async def _decided(self, pairs: list[_Pair], within_seconds: float | None) -> dict[_Pair, Equality]:
         """Give the pairs a turn and wait for them."""
         questions = {pair: self._asked(pair) for pair in pairs}
-        turn = deque(pairs)
-        self._turns.append(turn)
+        request = _Request(deque(pairs))
+        self._turns.append(request)
         self._has_turns.set()
         try:
             # `wait`, unlike `gather`, leaves the futures alone when this call is cancelled: others share them.
@@ -172,7 +183,8 @@ class EqualityPool:
                 for pair, question in questions.items()
             }
         finally:
-            turn.clear()
+            request.pairs.clear()
+            request.late.clear()
             for pair, question in questions.items():
                 question.requests -= 1
                 if not question.requests and not question.is_taken and not question.future.done():
@@ -206,17 +218,43 @@ class EqualityPool:
     async def _next(self) -> _Pair:
         """Take the next pair that no worker has, of the request whose turn it is."""
         while True:
-            while not self._turns:
-                self._has_turns.clear()
-                await self._has_turns.wait()
-            turn = self._turns.popleft()
-            while turn:
-                pair = turn.popleft()
-                question = self._questions.get(pair)
-                if question is not None and not question.is_taken:
-                    question.is_taken = True
-                    self._turns.append(turn)
+            pair = self._next_in_turn() or self._next_late()
+            if pair is not None:
+                self._questions[pair].is_taken = True
+                return pair
+            self._has_turns.clear()
+            await self._has_turns.wait()
+
+    def _next_in_turn(self) -> _Pair | None:
+        """Take the next pair whose answers have cost no worker; those before it that have are put off."""
+        while self._turns:
+            request = self._turns.popleft()
+            while request.pairs:
+                pair = request.pairs.popleft()
+                if not self._is_waiting(pair):
+                    continue
+                if self._costly.keys().isdisjoint(pair):
+                    self._turns.append(request)
                     return pair
+                if not request.late:
+                    self._late_turns.append(request)
+                request.late.append(pair)
+        return None
+
+    def _next_late(self) -> _Pair | None:
+        while self._late_turns:
+            request = self._late_turns.popleft()
+            while request.late:
+                pair = request.late.popleft()
+                if self._is_waiting(pair):
+                    if request.late:
+                        self._late_turns.append(request)
+                    return pair
+        return None
+
+    def _is_waiting(self, pair: _Pair) -> bool:
+        question = self._questions.get(pair)
+        return question is not None and not question.is_taken
 
     async def _decide_one(self, pair: _Pair, worker: "_Worker | None") -> "_Worker | None":
         """Settle a pair, whatever happens. Return the worker, or None if it is to be replaced."""
@@ -232,6 +270,7 @@ class EqualityPool:
                 except (TimeoutError, _WorkerLost) as problem:
                     logger.warning("equality worker lost", extra={"problem": repr(problem)})
                     decision = Equality.UNDECIDED
+                    self._note_cost(pair)
                     await worker.kill()
                     worker = None
                     self._on_restart()
@@ -245,6 +284,13 @@ class EqualityPool:
         finally:
             self._settle(pair, decision)
         return worker
+
+    def _note_cost(self, pair: _Pair) -> None:
+        for key in pair:
+            self._costly[key] = None
+            self._costly.move_to_end(key)
+        while len(self._costly) > self._cached_pairs:
+            self._costly.popitem(last=False)
 
     async def _started(self) -> "_Worker | None":
         try:
