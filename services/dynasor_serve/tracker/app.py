@@ -16,6 +16,7 @@ from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools
 from dynasor_serve.tracker.equality import EqualityLink
+from dynasor_serve.tracker.gang import GangTools
 from dynasor_serve.tracker.grants import SchedulerLink
 from dynasor_serve.tracker.holdings import Holdings
 from dynasor_serve.tracker.servicer import TrackerServicer
@@ -41,12 +42,16 @@ class TrackerApp:
         tools = DriverTools(
             tracker=settings.name,
             log=log,
-            engines=self._engines,
             scheduler=self._scheduler,
             equality=self._equality,
             metrics=self._metrics,
-            retry_base_seconds=settings.retry_base_seconds,
-            max_text_characters=settings.max_text_characters,
+            gang=GangTools(
+                engines=self._engines,
+                scheduler=self._scheduler,
+                metrics=self._metrics,
+                retry_base_seconds=settings.retry_base_seconds,
+                max_text_characters=settings.max_text_characters,
+            ),
         )
         self._holdings = Holdings(
             self._redis,

@@ -1,7 +1,7 @@
 """One program's life at its tracker: what happens is folded, acted on, and made durable.
 
-Every arrival goes the same way. `post` folds it at once (`journal`), so the verdict never waits for a hop: siblings are
-cancelled before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act` states what
+Every arrival goes the same way. `post` folds it at once (`journal`), so the verdict never waits for a hop: siblings
+(`gang`) are cancelled before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act` states what
 is wanted next, and `_write_journal` makes the events durable; nobody sees an answer before that, and a crash in between
 only repeats calls. `holdings` makes drivers from claims and ends them.
 """
@@ -11,44 +11,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynasor_serve.certaindex.answers import extract
-from dynasor_serve.engines.client import CallRequest, Completion, EngineClient
-from dynasor_serve.engines.errors import EngineError
 from dynasor_serve.programs.events import (
     AnswersCompared,
     BudgetReached,
-    CallFailed,
-    CallFinished,
     DeadlineReached,
     Event,
-    ProgramError,
 )
 from dynasor_serve.programs.program import Program, directive
-from dynasor_serve.programs.query import Branch, QueryId
+from dynasor_serve.programs.query import QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
-from dynasor_serve.tracker.calls import GrantedCall, RunningCall
+from dynasor_serve.tracker.calls import GrantedCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.equality import EqualityLink
+from dynasor_serve.tracker.gang import Gang, GangTools
 from dynasor_serve.tracker.grants import SchedulerLink, Wanted
 from dynasor_serve.tracker.journal import Fenced, Journal
 from dynasor_serve.tracker.reporting import report_outcome
 
 logger = logging.getLogger(__name__)
 
-_MOST_TEXT_CHARACTERS = 4_000_000  # of all samples of a program, per owner
 _WRITE_RETRY_SECONDS = 0.25
 _FULL_RETRY_SECONDS = 1.0
-_LONGEST_RETRY_SECONDS = 10.0
-
-TextListener = Callable[[Branch, str, int, str], None]  # branch, attempt, offset, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +47,10 @@ class DriverTools:
 
     tracker: str
     log: ProgramLog
-    engines: EngineClient
     scheduler: SchedulerLink
     equality: EqualityLink
     metrics: Metrics
-    retry_base_seconds: float
-    max_text_characters: int
+    gang: GangTools
 
 
 class ProgramDriver:
@@ -71,19 +59,22 @@ class ProgramDriver:
     def __init__(self, claim: Claim, tools: DriverTools, on_end: Callable[[ProgramDriver], None]) -> None:
         """Raises `CorruptRecord`, `InvalidRule` or `ValueError` where the log cannot be folded."""
         self.query_id: QueryId = claim.query_id
-        self.calls: dict[Branch, RunningCall] = {}
-        self.listeners: set[TextListener] = set()
         self.is_over = False
         self._journal = Journal(claim, tools.log, tracker=tools.tracker, metrics=tools.metrics)
+        self.gang = Gang(
+            claim.query_id,
+            claim.epoch,
+            self.program.query,
+            tools.gang,
+            ended=self.post,
+            progressed=self._check_budget,
+            rested=self._act,
+        )
         self._tools = tools
         self._on_end = on_end
         self._will_act = False
         self._writing: asyncio.Task[None] | None = None
-        self._starts: dict[Branch, int] = {}  # branch -> calls started here
-        self._resting: dict[Branch, asyncio.TimerHandle] = {}  # branch -> the end of its pause between attempts
-        self._text_room = _MOST_TEXT_CHARACTERS
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
-        self._cancelled: list[tuple[int, int]] = []  # (completion, prompt) tokens of calls cancelled by the verdict
         self._deadline: asyncio.TimerHandle | None = None
         self._lease: asyncio.TimerHandle | None = None
 
@@ -100,11 +91,7 @@ class ProgramDriver:
     @property
     def holding(self) -> Holding:
         """The program as its lease knows it."""
-        return self._journal.holding(self._running_tokens)
-
-    @property
-    def _running_tokens(self) -> int:
-        return sum(call.engine_call.tokens for call in self.calls.values())
+        return self._journal.holding(self.gang.running_tokens)
 
     def start(self) -> None:
         """Begins to work on the program."""
@@ -132,7 +119,7 @@ class ProgramDriver:
         if self.is_over or not self._journal.take(event):
             return
         if self.program.stop is not None:
-            self._close_calls()
+            self.gang.close()
         elif not self._will_act:
             self._will_act = True  # once for all that arrives in this turn of the loop
             asyncio.get_running_loop().call_soon(self._act)
@@ -147,23 +134,11 @@ class ProgramDriver:
     def grant(self, granted: GrantedCall) -> None:
         """The scheduler lets one call start. A grant that no longer fits goes back."""
         branch = granted.branch
-        fits = not self.is_over and self.program.stop is None and branch not in self.calls
-        if not fits or branch not in directive(self.program).wanted or granted.attempt != self._attempt(branch):
+        fits = not self.is_over and self.program.stop is None and branch in directive(self.program).wanted
+        if fits and self.gang.is_free(branch) and granted.attempt == self.gang.next_attempt(branch):
+            self.gang.start(granted)
+        else:
             self._tools.scheduler.ended(granted, CallEnd.NOT_STARTED, 0)
-            return
-        self._starts[branch] = self._starts.get(branch, 0) + 1
-        engine_call = self._tools.engines.open(
-            CallRequest(
-                endpoint=granted.endpoint,
-                query=self.program.query,
-                branch=branch,
-                request_id=f"{self.query_id}/{branch}/{granted.attempt}",
-                priority=granted.priority,
-            )
-        )
-        call = RunningCall(granted, engine_call)
-        self.calls[branch] = call
-        call.task = asyncio.create_task(self._run(call))
 
     def answers_compared(self, event: AnswersCompared) -> None:
         """The evaluator has decided pairs of this program."""
@@ -175,7 +150,7 @@ class ProgramDriver:
         Returns the holding as it was, with what running calls and unwritten evidence had cost.
         """
         holding = self.holding
-        self._close_calls()
+        self.gang.close()
         self._end()
         return holding
 
@@ -189,12 +164,12 @@ class ProgramDriver:
         """Writes until there is nothing left to write, through any outage that the lease survives."""
         while not self.is_over and self._journal.has_work:
             try:
-                outcome = await self._journal.write(self._running_tokens, self._cancelled)
+                outcome = await self._journal.write(self.gang.running_tokens, self.gang.closed)
                 if outcome is not None:
                     report_outcome(self.query_id, outcome, self._tools.metrics)
                     self._end()
                 elif self.program.stop is not None:  # somebody else's record may have ended it
-                    self._close_calls()
+                    self.gang.close()
             except Fenced:
                 self.lose("is another tracker's, or its program final")
             except StateUnavailable as error:
@@ -217,12 +192,12 @@ class ProgramDriver:
         now = directive(self.program)
         if now.stop is not None:
             return
-        startable = [branch for branch in now.wanted if branch not in self.calls and branch not in self._resting]
+        startable = [branch for branch in now.wanted if self.gang.is_free(branch)]
         self._tools.scheduler.want(
             Wanted(
                 query_id=self.query_id,
                 program=self.program,
-                calls=tuple((branch, self._attempt(branch)) for branch in startable),
+                calls=tuple((branch, self.gang.next_attempt(branch)) for branch in startable),
                 remaining_knob=now.remaining_knob,
             )
         )
@@ -231,94 +206,15 @@ class ProgramDriver:
             self._asked.update(questions)
             self._tools.equality.ask(self, questions)
 
-    async def _run(self, call: RunningCall) -> None:
-        """One call from its request to its event."""
-        granted, engine_call = call.granted, call.engine_call
-        event: CallFinished | CallFailed
-        try:
-            completion = await engine_call.completion(lambda text: self._progress(call, text))
-            event, end = self._evidence(call, completion), CallEnd.FINISHED
-        except EngineError as error:
-            event = self._failure(call, error.as_program_error())
-            end = CallEnd.WORKER_FAILED if error.is_retryable else CallEnd.REFUSED
-        except Exception as error:
-            logger.exception("a call failed unexpectedly", extra={"query_id": self.query_id})
-            event = self._failure(call, ProgramError("INTERNAL", repr(error)[:200], retryable=True))
-            end = CallEnd.WORKER_FAILED
-        if call.is_cancelled:
-            return
-        del self.calls[call.branch]
-        if end is not CallEnd.FINISHED:
-            self._rest(call.branch)
-        self.post(event)
-        self._tools.scheduler.ended(granted, end, engine_call.tokens)
-        self._tools.metrics.increment(catalogue.CALLS, outcome="finished" if end is CallEnd.FINISHED else "lost")
-
-    def _failure(self, call: RunningCall, error: ProgramError) -> CallFailed:
-        engine_call = call.engine_call
-        return CallFailed(call.branch, call.granted.attempt, error, engine_call.tokens, engine_call.prompt_tokens)
-
-    def _evidence(self, call: RunningCall, completion: Completion) -> CallFinished:
-        engine_call = call.engine_call
-        return CallFinished(
-            branch=call.branch,
-            attempt=call.granted.attempt,
-            answer=extract(completion.text, self.program.query.answer_type),
-            text=self._kept_text(completion.text),
-            tokens=engine_call.tokens,
-            prompt_tokens=engine_call.prompt_tokens,
-            cached_prompt_tokens=engine_call.cached_prompt_tokens,
-            finish_reason=completion.finish_reason,
-        )
-
-    def _kept_text(self, text: str) -> str:
-        """What of a sample's text is kept: each is bounded, and all together, since a log is read whole."""
-        kept = text[: min(self._tools.max_text_characters, self._text_room)]
-        self._text_room -= len(kept)
-        return kept
-
-    def _progress(self, call: RunningCall, text: str) -> None:
+    def _check_budget(self) -> None:
+        """Ends the program once finished and running calls together have generated its budget."""
         budget = self.program.query.max_tokens
         if budget:
-            generated = self.program.ledger.spent + self._running_tokens
+            generated = self.program.ledger.spent + self.gang.running_tokens
             if generated >= budget:
                 self.post(BudgetReached(generated))
-        if text:
-            for listener in self.listeners:
-                listener(call.branch, call.granted.attempt, call.characters, text)
-            call.characters += len(text)
-
-    def _attempt(self, branch: Branch) -> str:
-        """The id of the branch's next attempt; the epoch makes it unique across owners."""
-        return f"{self._journal.epoch}.{self._starts.get(branch, 0) + 1}"
-
-    def _rest(self, branch: Branch) -> None:
-        """A pause before the branch's next attempt, doubling with each failure, jittered."""
-        tools = self._tools
-        failures = self.program.failures.get(branch, 0)
-        mean = min(_LONGEST_RETRY_SECONDS, tools.retry_base_seconds * 2**failures)
-
-        def awake() -> None:
-            self._resting.pop(branch, None)
-            self._act()
-
-        loop = asyncio.get_running_loop()
-        self._resting[branch] = loop.call_later(mean * random.uniform(0.5, 1.5), awake)
 
     # --- the end ---
-
-    def _close_calls(self) -> None:
-        """Closes every running call's connection now and books what it had generated."""
-        if not self.calls:
-            return
-        began = time.perf_counter()
-        for call in self.calls.values():
-            call.cancel()
-            self._cancelled.append((call.engine_call.tokens, call.engine_call.prompt_tokens))
-            self._tools.scheduler.ended(call.granted, CallEnd.CANCELLED, call.engine_call.tokens)
-            self._tools.metrics.increment(catalogue.CALLS, outcome="cancelled")
-        self.calls.clear()
-        self._tools.metrics.observe(catalogue.VERDICT_TO_CLOSE_SECONDS, time.perf_counter() - began)
 
     def _end(self) -> None:
         if self.is_over:
@@ -327,8 +223,6 @@ class ProgramDriver:
         for timer in (self._deadline, self._lease):
             if timer is not None:
                 timer.cancel()
-        for timer in self._resting.values():
-            timer.cancel()
         self._tools.scheduler.withdraw(self.query_id)
         self._on_end(self)
 

@@ -75,7 +75,7 @@ class Holdings:
     @property
     def running_calls(self) -> Iterable[RunningCall]:
         """Every open call, for a restatement."""
-        return [call for driver in self._drivers.values() for call in driver.calls.values()]
+        return [call for driver in self._drivers.values() for call in driver.gang.calls.values()]
 
     def driver(self, query_id: QueryId) -> ProgramDriver | None:
         """The driver of an owned program."""

@@ -41,8 +41,8 @@ class TrackerServicer(tracker_pb2_grpc.TrackerServiceServicer):
                 deltas.put_nowait(pb.StreamTextResponse(branch=branch, attempt=attempt, offset=offset, text=text))
 
         # No await between the two: what is heard goes on where the text so far ends.
-        so_far = list(_text_so_far(driver.calls.values()))
-        driver.listeners.add(hear)
+        so_far = list(_text_so_far(driver.gang.calls.values()))
+        driver.gang.listeners.add(hear)
         try:
             for delta in so_far:
                 yield delta
@@ -54,7 +54,7 @@ class TrackerServicer(tracker_pb2_grpc.TrackerServiceServicer):
                     continue
                 yield delta
         finally:
-            driver.listeners.discard(hear)
+            driver.gang.listeners.discard(hear)
 
 
 def _text_so_far(calls: Iterable[RunningCall]) -> Iterator[pb.StreamTextResponse]:
