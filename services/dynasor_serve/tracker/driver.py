@@ -1,9 +1,9 @@
 """One program's life at its tracker: what happens is folded, acted on, and made durable.
 
 Every arrival goes the same way. `post` folds it at once (`journal`), so the verdict never waits for a hop: siblings
-are cancelled (`gang`) before anything is awaited, which is safe because a cancelled call can only lose work. Then `_act`
-states what is wanted next, and `_write_journal` makes the events durable; nobody sees an answer before that, and a crash
-in between only repeats calls. `holdings` makes drivers from claims and ends them.
+are cancelled (`gang`) before anything is awaited, which is safe because a cancelled call can only lose work. Then
+`_act` states what is wanted next, and `_write_journal` makes the events durable; nobody sees an answer before that, and
+a crash in between only repeats calls. `holdings` makes drivers from claims and ends them.
 """
 
 from __future__ import annotations
