@@ -75,14 +75,25 @@ class EngineClient:
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             read_bufsize=1 << 18,
         )
+        self._draining: set[asyncio.Task[None]] = set()
         self._without_priority: set[str] = set()  # urls that refuse priorities
 
     async def close(self) -> None:
+        await asyncio.gather(*self._draining, return_exceptions=True)
         await self._session.close()
 
     def open(self, request: CallRequest) -> EngineCall:
         """A call that starts when its `completion` is awaited."""
         return EngineCall(self, request)
+
+    def release(self, response: aiohttp.ClientResponse) -> None:
+        """Gives a response's connection back, after its end where that is near; nobody waits for it."""
+        if response.closed or response.content.at_eof():
+            response.release()
+            return
+        draining = asyncio.create_task(_drain(response))
+        self._draining.add(draining)
+        draining.add_done_callback(self._draining.discard)
 
     async def send(self, request: CallRequest) -> aiohttp.ClientResponse:
         """The open response to a request. Raises `EngineError`, and what aiohttp raises."""
@@ -155,7 +166,10 @@ class EngineCall:
             self._response = await self._client.send(self._request)
             if self.is_closed:
                 self._response.close()
-            return await self._read(self._response, on_progress)
+            completion = await self._read(self._response, on_progress)
+            self._client.release(self._response)
+            self._response = None
+            return completion
         except EngineError:
             raise
         except TimeoutError as error:
@@ -173,7 +187,7 @@ class EngineCall:
             raise EngineError(EngineReason.ENGINE_UNAVAILABLE, message) from error
         finally:
             if self._response is not None:
-                self._response.release()  # keeps the connection only where the response was read to its end
+                self._response.close()
 
     async def _read(self, response: aiohttp.ClientResponse, on_progress: Callable[[str], None]) -> Completion:
         reader = wire.EventReader()
@@ -201,7 +215,6 @@ class EngineCall:
             how = f"with finish reason {finish_reason!r}" if finish_reason else "without a finish reason"
             message = f"the engine at {self._request.endpoint.url} ended the stream {how}"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
-        await _drain(response)
         if is_reasoning:
             self.parts.append("</think>")
         return Completion(text="".join(self.parts), finish_reason=finish_reason)
@@ -219,11 +232,13 @@ class EngineCall:
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Reads what follows `[DONE]`, nothing as a rule, so that the connection can be used again."""
-    if not response.content.at_eof():
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):  # the completion is whole all the same
+    try:
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while await response.content.readany():
                     pass
+    finally:
+        response.release()  # keeps the connection only where the response was read to its end
 
 
 def request_body(request: CallRequest) -> dict[str, Any]:
