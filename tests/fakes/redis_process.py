@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.local.redis_server import redis_command
-from dynasor_serve.local.stack import free_port
 
 _START_SECONDS = 30.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from dynasor_serve.local.stack import free_port
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.programs.events import Accepted
 from dynasor_serve.programs.query import Query
 from dynasor_serve.rpc.channel import open_channel

@@ -16,7 +16,7 @@ import pytest_asyncio
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
-from dynasor_serve.local.stack import free_port
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.rpc.errors import reason_of
 

@@ -14,7 +14,7 @@ from dynasor_serve.api.evaluator.v1 import evaluator_pb2 as pb
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2_grpc
 from dynasor_serve.evaluator.equality_pool import EqualityPool
 from dynasor_serve.evaluator.servicer import EvaluatorServicer
-from dynasor_serve.local.stack import free_port
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.programs.events import AnswersCompared
 from dynasor_serve.rpc.server import GrpcServer
 from dynasor_serve.telemetry.metrics import Metrics

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dynasor_serve.gateway.pool_directory import PoolDirectory
-from dynasor_serve.local.stack import free_port
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.rpc.errors import Reason, ServiceError
 
 from fakes.scripted_scheduler import pool_message, scripted_scheduler

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
-from dynasor_serve.local.stack import free_port
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.telemetry.metrics import METRICS
 

@@ -12,8 +12,9 @@ import typer
 from dynasor_serve.cli.exit_codes import ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.engines.replay.traces import TraceFormatError, read_records
+from dynasor_serve.local.ports import free_port
 from dynasor_serve.local.questions.question_set import TRACES
-from dynasor_serve.local.stack import ExternalOptions, ReplayOptions, free_port
+from dynasor_serve.local.stack import ExternalOptions, ReplayOptions
 from dynasor_serve.local.vllm_options import EngineError, VllmOptions, choose_engine
 
 EngineOption = Annotated[

@@ -25,7 +25,8 @@ from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
 from dynasor_serve.cli.progress import stages
 from dynasor_serve.cli.stack_watch import watch_stack
-from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, HOST, LocalStack, StackOptions
+from dynasor_serve.local.ports import HOST
+from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, LocalStack, StackOptions
 from dynasor_serve.local.supervised import StackError
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +25,7 @@ from dynasor_serve.api.scheduler.v1 import scheduler_pb2
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.engines.errors import EngineError
 from dynasor_serve.engines.probe import EngineKind, authorization, probe
+from dynasor_serve.local.ports import HOST, free_port
 from dynasor_serve.local.redis_server import NoRedisServer, redis_command
 from dynasor_serve.local.supervised import StackError, SupervisedProcess
 from dynasor_serve.local.vllm_engine import ManagedVllm, VllmOptions
@@ -33,7 +33,6 @@ from dynasor_serve.local.vllm_options import EngineError as VllmError
 from dynasor_serve.local.vllm_options import Report, choose_engine
 from dynasor_serve.rpc.channel import open_channel
 
-HOST = "127.0.0.1"
 DEFAULT_GATEWAY_PORT = 7001
 _START_SECONDS = 60.0  # of a process, on a machine that is busy with an engine
 _PROBE_SECONDS = 10.0
@@ -265,13 +264,6 @@ class LocalStack:
                 if asyncio.get_running_loop().time() > deadline:
                     raise StackError(f"no worker became ready at {self.engine.url}: {trouble}")
                 await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe_socket:
-        probe_socket.bind((HOST, 0))
-        return int(probe_socket.getsockname()[1])
 
 
 async def is_serving(address: str) -> bool:

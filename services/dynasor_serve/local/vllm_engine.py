@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +22,12 @@ import aiohttp
 
 from dynasor_serve.local.child_processes import TICK_SECONDS, end, log_tail, start_guarded
 from dynasor_serve.local.model_conversion import convert, is_on_disk, model_argument, served_name
+from dynasor_serve.local.ports import HOST, free_port
 from dynasor_serve.local.vllm_installation import install, subprocess_environment
 from dynasor_serve.local.vllm_options import EngineChoice, EngineError, Report, VllmOptions, choose_engine
 
 __all__ = ["EngineError", "ManagedVllm", "VllmOptions", "convert", "install", "serve_command"]
 
-HOST = "127.0.0.1"
 CPU_BLOCK_TOKENS = 32
 """Tokens of a prefix-cache block. On a CPU vLLM takes multiples of 32 and would use 128, too coarse for short
 prompts.
@@ -79,7 +78,7 @@ class ManagedVllm:
         await install(self._options, self._report)
         await convert(self._options, self._report)
         if self._options.port == 0:
-            self._port = _free_port()
+            self._port = free_port()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         self._report(f"starting vLLM with {self.model} at {self.base_url} …")
@@ -200,10 +199,3 @@ def serve_environment(options: VllmOptions, engine: EngineChoice) -> dict[str, s
     environment = {**defaults, **subprocess_environment()}
     environment["PATH"] = os.pathsep.join([str(engine.executable.parent), environment.get("PATH", os.defpath)])
     return environment
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
