@@ -339,12 +339,13 @@ async def test_with_one_slot_the_smaller_priority_goes_first_and_none_overtakes_
 
 async def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0() -> None:
     async with running_replay(*SLOW, "--shutdown-timeout", "20") as replay:
-        async with replay.http.post(CHAT, json=streaming("q39", max_tokens=20)) as response:
+        async with replay.http.post(CHAT, json=streaming("q39", max_tokens=100)) as response:
             await response.content.readline()
             replay.process.send_signal(signal.SIGTERM)
 
             async def refuses() -> bool:
-                async with replay.http.post(CHAT, json=asking("q00")) as refused:
+                # One token: a request that comes before the signal is heard must not outlast the drain.
+                async with replay.http.post(CHAT, json=asking("q00", max_tokens=1)) as refused:
                     return refused.status == 500
 
             await until(refuses, within_seconds=5)
@@ -353,7 +354,7 @@ async def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0() 
             raw = (await response.read()).decode()
 
         assert raw.endswith("data: [DONE]\n\n")
-        assert '"completion_tokens":20' in raw
+        assert '"completion_tokens":100' in raw
         assert await asyncio.wait_for(replay.process.wait(), timeout=5) == 0
 
 
