@@ -1,7 +1,8 @@
 """Answers grouped as they arrive: equal ones share a label, and some pairs wait for the evaluator.
 
 A voting program (`programs.self_consistency`) adds each sample's answer, asks `votes` for its rule and `questions` for
-the evaluator, and feeds what the evaluator proves back through `merge` and `separate`.
+the evaluator, and feeds what the evaluator proves back through `merge` and `separate`. A chain does the same with its
+trial answers: `labels` and `undecided` go into its `Trials`.
 """
 
 from collections import Counter
@@ -93,6 +94,15 @@ class AnswerClusters:
         pair = self._open_pair(left, right)
         return self if pair is None else replace(self, _open=self._open - {pair})
 
+    def decided(self, equal: Iterable[tuple[str, str]], unequal: Iterable[tuple[str, str]]) -> Self:
+        """Take the evaluator's decisions on pairs of keys, its proofs of equality first."""
+        clusters = self
+        for left, right in equal:
+            clusters = clusters.merge(left, right)
+        for left, right in unequal:
+            clusters = clusters.separate(left, right)
+        return clusters
+
     def questions(self) -> tuple[tuple[str, str], ...]:
         """Return the pairs of keys that only the evaluator can decide, in the order they came up.
 
@@ -101,14 +111,25 @@ class AnswerClusters:
         pairs = sorted(self._open, key=lambda pair: (pair[1], pair[0]))
         return tuple((self._clusters[first].key, self._clusters[second].key) for first, second in pairs)
 
-    def votes(self, cap: int) -> Votes:
-        """Return what a rule sees, for a program of at most `cap` samples.
+    @property
+    def undecided(self) -> frozenset[int]:
+        """Labels whose equality with another cluster is an open question."""
+        return frozenset(label for pair in self._open for label in pair) if self._open else frozenset()
+
+    def votes(
+        self,
+        cap: int,
+        *,
+        rewards: tuple[float | None, ...] = (),
+        confidences: tuple[float | None, ...] = (),
+        running: tuple[tuple[int, float], ...] = (),
+    ) -> Votes:
+        """Return what a rule sees, for a program of at most `cap` samples. See `Votes` for the rest.
 
         Raises:
-            ValueError: more than `cap` samples have finished.
+            ValueError: more than `cap` samples have finished, or the rest does not fit them.
         """
-        undecided = frozenset(label for pair in self._open for label in pair) if self._open else frozenset()
-        return Votes(self.labels, cap, undecided)
+        return Votes(self.labels, cap, self.undecided, rewards, confidences, running)
 
     def ranked(self) -> tuple[tuple[str | None, int], ...]:
         """Return (answer, votes) per cluster, most votes first, then in the order seen first; None for no answer.

@@ -1,9 +1,11 @@
 """The evidence of a voting program as its rules see it: which finished sample belongs to which cluster of answers.
 
-`clusters.AnswerClusters.votes` builds one at each arrival and hands it to `rules.Rule.verdict`.
+`clusters.AnswerClusters.votes` builds one at each arrival, with what the program knows of rewards and confidences, and
+hands it to `rules.VoteRule.verdict`.
 """
 
 from dataclasses import dataclass, field
+from math import fsum, isfinite
 
 from dynasor_serve.certaindex.entropy import normalised_entropy
 
@@ -17,14 +19,23 @@ class Votes:
         cap: the most samples the program may take, no fewer than have finished.
         undecided: labels whose equality with another cluster the evaluator is still deciding; those that no finished
             sample carries are dropped.
+        rewards: the reward of each finished sample in [0, 1], in step with `labels`; None where it has none. Empty in
+            a program that judges nothing.
+        confidences: the lowest group confidence of each finished sample (`token_confidence.GroupConfidence.at_end`),
+            in step with `labels`; None where the engine gave no log-probabilities. Empty where nobody asked for them.
+        running: (branch, lowest group confidence so far) of the running branches that have one.
 
     Raises:
-        ValueError: more samples have finished than the cap allows.
+        ValueError: more samples have finished than the cap allows, rewards or confidences are out of step, a reward is
+            not in [0, 1], or a confidence is not finite.
     """
 
     labels: tuple[int | None, ...]
     cap: int
     undecided: frozenset[int] = frozenset()
+    rewards: tuple[float | None, ...] = ()
+    confidences: tuple[float | None, ...] = ()
+    running: tuple[tuple[int, float], ...] = ()
     # label -> votes, in the order first seen
     _sizes: dict[int | None, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -36,6 +47,10 @@ class Votes:
             sizes[label] = sizes.get(label, 0) + 1
         if self.undecided:
             object.__setattr__(self, "undecided", self.undecided & sizes.keys())
+        if self.rewards:
+            self._check_rewards()
+        if self.confidences or self.running:
+            self._check_confidences()
 
     @property
     def finished(self) -> int:
@@ -55,6 +70,8 @@ class Votes:
     def prefix(self, count: int) -> "Votes":
         """Return the votes as they stood after the first `count` arrivals (all of them if fewer have arrived).
 
+        What was running then is not known, so nothing is, unless the prefix is the whole.
+
         Raises:
             ValueError: `count` is negative.
         """
@@ -62,7 +79,7 @@ class Votes:
             raise ValueError(f"a prefix of {count} arrivals; it must be 0 or more")
         if count >= len(self.labels):
             return self
-        return Votes(self.labels[:count], self.cap, self.undecided)
+        return Votes(self.labels[:count], self.cap, self.undecided, self.rewards[:count], self.confidences[:count])
 
     @property
     def cluster_sizes(self) -> tuple[int, ...]:
@@ -101,3 +118,33 @@ class Votes:
     def certaindex(self) -> float:
         """H̃ in [0, 1] over all clusters, the one without answers included."""
         return normalised_entropy(self.cluster_sizes)
+
+    @property
+    def best_reward(self) -> float | None:
+        """The highest reward so far; None if there is none."""
+        return max((reward for reward in self.rewards if reward is not None), default=None)
+
+    @property
+    def mean_reward(self) -> float | None:
+        """The mean of the rewards so far; None if there is none."""
+        known = [reward for reward in self.rewards if reward is not None]
+        return fsum(known) / len(known) if known else None
+
+    def _check_rewards(self) -> None:
+        if len(self.rewards) != len(self.labels):
+            raise ValueError(f"{len(self.rewards)} rewards of {len(self.labels)} samples; each has one, or None")
+        for reward in self.rewards:
+            if reward is not None and not 0 <= reward <= 1:  # NaN is not
+                raise ValueError(f"a sample has reward {reward}; it must be in [0, 1], or None")
+
+    def _check_confidences(self) -> None:
+        if self.confidences and len(self.confidences) != len(self.labels):
+            raise ValueError(
+                f"{len(self.confidences)} confidences of {len(self.labels)} samples; each has one, or None"
+            )
+        for confidence in self.confidences:
+            if confidence is not None and not isfinite(confidence):
+                raise ValueError(f"a sample has confidence {confidence}; it must be a finite number, or None")
+        for branch, confidence in self.running:
+            if not isfinite(confidence):
+                raise ValueError(f"running branch {branch} has confidence {confidence}; it must be a finite number")

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
+from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
@@ -19,6 +20,7 @@ class BetaPosterior(Parameterised):
     """
 
     name: ClassVar[str] = "beta-posterior"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
     confidence: float = parameter(
         0.95, minimum=0.5, maximum=1, exclusive=("minimum", "maximum"), doc="least probability that stops"
     )

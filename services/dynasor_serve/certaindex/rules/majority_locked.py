@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dynasor_serve.certaindex.rules.parameters import Parameterised
+from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
@@ -17,6 +18,7 @@ class MajorityLocked(Parameterised):
     """
 
     name: ClassVar[str] = "majority-locked"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
 
     def verdict(self, votes: Votes) -> Verdict:
         """Judge all arrivals."""

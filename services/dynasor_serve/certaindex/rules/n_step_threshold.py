@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
+from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
@@ -18,6 +19,7 @@ class NStepThreshold(Parameterised):
     """
 
     name: ClassVar[str] = "n-step-threshold"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
     threshold: float = parameter(0.7, minimum=0, maximum=1, exclusive=("minimum",), doc="least H̃ that stops")
     every: int = parameter(5, minimum=1, maximum=1024, doc="samples between two judgements")
 

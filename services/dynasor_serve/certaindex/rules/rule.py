@@ -1,30 +1,84 @@
-"""What a rule is, and how a wrong one is refused."""
+"""What a rule is, what it watches, and how a wrong one is refused."""
 
+from enum import StrEnum
 from typing import ClassVar, Protocol, runtime_checkable
 
+from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
+from dynasor_serve.certaindex.trials import Trials
 from dynasor_serve.certaindex.verdict import Verdict
 from dynasor_serve.certaindex.votes import Votes
 
 
+class Evidence(StrEnum):
+    """What a rule watches; the strings are those of the catalogue."""
+
+    VOTES = "votes"  # the finished samples of a program, as `Votes`
+    CHAIN = "chain"  # the trial answers of one chain, as `Trials`
+
+
 @runtime_checkable
 class Rule(Protocol):
-    """Answers: given the votes so far, is more work worth it?
+    """What all rules have in common. Answers: given the evidence so far, is more work worth it?
 
-    A rule is a pure function of the votes. It is asked at each arrival, and again when the evaluator merges clusters
+    A rule is a pure function of its evidence. It is asked at each arrival, and again when the evaluator merges clusters
     that finished long ago, so it must not count on being asked at every step. It never stops a program that has no
     real answer.
+
+    A rule's `verdict` takes what it watches: it is a `VoteRule`, a `ChainRule` or both. `watches` says which;
+    `isinstance` sees the names of methods only, not what they take.
     """
 
     name: ClassVar[str]
     """The type string: the same in configuration, metrics and logs."""
 
-    def verdict(self, votes: Votes) -> Verdict:
-        """Return what to do now, with the reason."""
-        ...
+    watches: ClassVar[frozenset[Evidence]]
+    """The kinds of evidence that `verdict` takes."""
 
     def describe(self) -> str:
         """Return one sentence for people: what this rule, with its parameters, does."""
         ...
+
+
+@runtime_checkable
+class VoteRule(Rule, Protocol):
+    """A rule over finished samples (`Evidence.VOTES`). A tree's paths and a program's chains are samples too."""
+
+    def verdict(self, votes: Votes, /) -> Verdict:
+        """Return what to do now, with the reason."""
+        ...
+
+
+@runtime_checkable
+class ChainRule(Rule, Protocol):
+    """A rule over the trial answers of one chain (`Evidence.CHAIN`)."""
+
+    @property
+    def schedule(self) -> ProbeSchedule:
+        """When the chain is to be asked for a trial answer."""
+        ...
+
+    def verdict(self, trials: Trials, /) -> Verdict:
+        """Return what to do now, with the reason."""
+        ...
+
+    def certaindex(self, trials: Trials, /) -> float:
+        """Return how settled the chain is, in [0, 1], by the measure that this rule stops on."""
+        ...
+
+
+@runtime_checkable
+class TokenRule(Protocol):
+    """A rule over votes that needs the confidence of every token."""
+
+    @property
+    def token_window(self) -> int:
+        """Tokens per group of the lowest group confidence: branches must be streamed with log-probabilities."""
+        ...
+
+
+def token_window(rule: Rule) -> int:
+    """Return the tokens per group that a rule needs confidences over; 0 if it needs none."""
+    return rule.token_window if isinstance(rule, TokenRule) else 0
 
 
 class InvalidRule(ValueError):

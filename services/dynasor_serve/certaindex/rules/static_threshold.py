@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
+from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
@@ -19,6 +20,7 @@ class StaticThreshold(Parameterised):
     """
 
     name: ClassVar[str] = "static-threshold"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
     threshold: float = parameter(0.7, minimum=0, maximum=1, exclusive=("minimum",), doc="least H̃ that stops")
     detect: int = parameter(5, minimum=2, maximum=1024, doc="samples after which H̃ is judged, once")
 
