@@ -19,6 +19,7 @@ from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.local.questions.prompts import SHORT_ANSWER
 from dynasor_serve.local.stack import ExternalOptions, LocalStack, StackOptions
 from dynasor_serve.local.vllm_engine import ManagedVllm
+from dynasor_serve.programs.calls import SAMPLE
 from dynasor_serve.programs.query import Branch, Query, SamplingParameters
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300, func_only=True)]
@@ -147,6 +148,7 @@ async def test_the_client_reads_token_ids_and_running_usage(vllm: ManagedVllm) -
     request = CallRequest(
         Endpoint(vllm.base_url, EngineKind.VLLM_CPU),
         query,
+        SAMPLE,
         Branch(0),
         request_id="test/0/1.1",
         priority=5,

@@ -17,6 +17,7 @@ import aiohttp
 from dynasor_serve.engines import wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind, authorization
+from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.query import Branch, Query
 
 MAX_TEXT_CHARACTERS = 8_000_000
@@ -38,6 +39,7 @@ class CallRequest:
 
     endpoint: Endpoint
     query: Query
+    plan: CallPlan
     branch: Branch
     request_id: str  # QUERY/BRANCH/ATTEMPT; a replay engine picks the sample by it
     priority: int = 0  # smaller first
@@ -56,10 +58,23 @@ class EngineTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a call yields when it runs to its end."""
+    """What a call yields when it runs to its end.
+
+    Attributes:
+        text: of the completion; empty where a reward was asked for.
+        finish_reason: in the engine's words: "stop", "length".
+        stopped_at: the stop string that ended it; None where it ended by itself or by its length.
+        probability: mean probability of the reply's tokens, in [0, 1]; None where the plan did not ask.
+        confidence: the lowest group confidence of the call; None where the plan did not ask.
+        reward: in [0, 1]; None where the plan asked for none.
+    """
 
     text: str
     finish_reason: str
+    stopped_at: str | None = None
+    probability: float | None = None
+    confidence: float | None = None
+    reward: float | None = None
 
 
 class EngineClient:
@@ -129,11 +144,12 @@ class EngineCall:
         prompt_tokens, cached_prompt_tokens: of the prompt, known from the first event on.
         token_ids: of the completion so far; only where they were asked for and the engine knows them.
         parts: the text so far.
+        lowest_confidence: the lowest group confidence so far; None until a window of tokens was seen.
     """
 
     __slots__ = (
         "_client", "_request", "_response",
-        "cached_prompt_tokens", "is_closed", "parts", "prompt_tokens", "token_ids", "tokens",
+        "cached_prompt_tokens", "is_closed", "lowest_confidence", "parts", "prompt_tokens", "token_ids", "tokens",
     )  # fmt: skip
 
     def __init__(self, client: EngineClient, request: CallRequest) -> None:
@@ -145,6 +161,7 @@ class EngineCall:
         self.cached_prompt_tokens = 0
         self.token_ids: list[int] = []
         self.parts: list[str] = []
+        self.lowest_confidence: float | None = None
         self.is_closed = False
 
     def close(self) -> None:

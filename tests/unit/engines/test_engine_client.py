@@ -15,6 +15,7 @@ import pytest
 from dynasor_serve.engines.client import CallRequest, Completion, Endpoint, EngineCall, EngineClient, EngineTimeouts
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind, probe
+from dynasor_serve.programs.calls import SAMPLE, CallPlan
 from dynasor_serve.programs.query import Branch, Message, Query, SamplingParameters
 
 STALL_SECONDS = 0.3
@@ -146,9 +147,14 @@ def answered(status: int, body: bytes) -> list[Step]:
 
 
 def request_to(
-    engine: ScriptedEngine, query: Query = CHAT, *, kind: EngineKind = EngineKind.VLLM, **fields: Any
+    engine: ScriptedEngine,
+    query: Query = CHAT,
+    plan: CallPlan = SAMPLE,
+    *,
+    kind: EngineKind = EngineKind.VLLM,
+    **fields: Any,
 ) -> CallRequest:
-    return CallRequest(Endpoint(engine.url, kind), query, Branch(2), request_id="query/2/1.1", **fields)
+    return CallRequest(Endpoint(engine.url, kind), query, plan, Branch(2), request_id="query/2/1.1", **fields)
 
 
 async def completed(*script: Step, **request: Any) -> tuple[Completion, EngineCall]:
