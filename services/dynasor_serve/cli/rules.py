@@ -25,16 +25,10 @@ def rules(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON a
         print(one_line_json([_fields(entry) for entry in catalogue]))
         return
     for entry in catalogue:
-        print(f"{type_string(entry)}\n    {entry.summary}")
+        print(f"{entry.example}\n    {entry.summary}\n    watches {', '.join(sorted(entry.watches))}")
         for each in entry.parameters:
             print(f"    {each.name:<12} {each.doc}; {each.bounds} [default: {each.default:g}]")
         print()
-
-
-def type_string(entry: RuleEntry) -> str:
-    """The rule with its defaults, as `--rule` takes it."""
-    settings = ",".join(f"{each.name}={each.default:g}" for each in entry.parameters)
-    return f"{entry.name}:{settings}" if settings else entry.name
 
 
 def _fields(entry: RuleEntry) -> dict[str, Json]:
@@ -48,4 +42,10 @@ def _fields(entry: RuleEntry) -> dict[str, Json]:
         }
         for each in entry.parameters
     ]
-    return {"name": entry.name, "type_string": type_string(entry), "summary": entry.summary, "parameters": parameters}
+    return {
+        "name": entry.name,
+        "type_string": entry.example,
+        "summary": entry.summary,
+        "watches": [*sorted(entry.watches)],
+        "parameters": parameters,
+    }

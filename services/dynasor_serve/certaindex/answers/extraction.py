@@ -74,6 +74,23 @@ def extract_in_open_box(text: str, answer_type: AnswerType) -> str | None:
     return _of_type(_balanced(text[:MAX_ANSWER_CHARACTERS], 0), answer_type)
 
 
+def closing_brace(text: str, start: int = 0) -> int | None:
+    """Return where the first closing brace after `start` is that no brace after `start` opens; None if there is none.
+
+    Reads the whole text in linear time; the caller bounds its length.
+    """
+    depth = 0
+    for match in _BRACE.finditer(text, start):
+        brace = match.group()
+        if brace == "{":
+            depth += 1
+        elif brace == "}":
+            if depth == 0:
+                return match.start()
+            depth -= 1
+    return None
+
+
 def _split_reasoning(text: str) -> tuple[str, str]:
     """Return (what is said, the reasoning before it), the last characters of each."""
     closed = text.rfind("</think>")
@@ -99,16 +116,8 @@ def _boxed(text: str, answer_type: AnswerType) -> str | None:
 
 def _balanced(text: str, start: int) -> str:
     """Return the text from `start` up to the first unmatched closing brace, or to the end."""
-    depth = 0
-    for match in _BRACE.finditer(text, start):
-        brace = match.group()
-        if brace == "{":
-            depth += 1
-        elif brace == "}":
-            if depth == 0:
-                return text[start : match.start()]
-            depth -= 1
-    return text[start : start + MAX_ANSWER_CHARACTERS]
+    end = closing_brace(text, start)
+    return text[start : start + MAX_ANSWER_CHARACTERS] if end is None else text[start:end]
 
 
 def _of_type(content: str, answer_type: AnswerType) -> str | None:

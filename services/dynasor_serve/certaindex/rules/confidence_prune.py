@@ -1,7 +1,8 @@
 """`confidence-prune`: DeepConf online. Branches that are less sure of themselves than the first ones are cut off."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import floor
 from typing import ClassVar
 
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
@@ -14,18 +15,18 @@ from dynasor_serve.certaindex.votes import Votes
 class ConfidencePrune(Parameterised):
     """Cancels running branches whose lowest group confidence falls below a bar that the first samples set.
 
-    The bar is the lowest group confidence that `keep` percent of the first `warmup` samples reach.
+    The bar is the percentile of the first `warmup` samples' own that `keep` percent of them reach, interpolated between
+    neighbours. Samples without a confidence are left out of it. Nothing is cut off as long as no sample has an answer:
+    that would end the program without one.
 
-    Source: DeepConf, arXiv 2508.15260, section 3.2 (online); `keep` is 90 in DeepConf-high and 10 in DeepConf-low.
+    Source: DeepConf, arXiv 2508.15260, section 3 (online); `keep` is 90 in DeepConf-high and 10 in DeepConf-low.
     """
 
     name: ClassVar[str] = "confidence-prune"
     watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
     warmup: int = parameter(16, minimum=1, maximum=1024, doc="finished samples that set the bar")
-    keep: float = parameter(
-        90.0, minimum=0, maximum=100, exclusive=("minimum", "maximum"), doc="percent of them that pass it"
-    )
-    window: int = parameter(2048, minimum=1, maximum=1_000_000, doc="tokens per group")
+    keep: int = parameter(90, minimum=1, maximum=99, doc="percent of them that pass it")
+    window: int = parameter(2048, minimum=1, maximum=65_536, doc="tokens per group")
 
     @property
     def token_window(self) -> int:
@@ -41,7 +42,7 @@ class ConfidencePrune(Parameterised):
             return going_on("the engine gives no log-probabilities of the samples that set the bar")
         if votes.leader is None:
             return going_on(f"no answer in {votes.finished} of {votes.cap} samples: every branch is needed")
-        bar = known[len(known) - ceil(len(known) * self.keep / 100)]
+        bar = _percentile(known, 100 - self.keep)
         below = tuple(branch for branch, lowest in votes.running if lowest < bar)
         score = f"{len(below)} of {len(votes.running)} running branches are below the bar of {bar:.3f}"
         return Verdict(VerdictKind.PRUNE, score, below) if below else going_on(score)
@@ -49,6 +50,14 @@ class ConfidencePrune(Parameterised):
     def describe(self) -> str:
         """Return the rule in words."""
         return (
-            f"Cancels branches that are less sure, over {self.window} tokens, than {self.keep:g} % of the first "
+            f"Cancels branches that are less sure, over {self.window} tokens, than {self.keep} % of the first "
             f"{self.warmup} samples."
         )
+
+
+def _percentile(ascending: Sequence[float], percent: float) -> float:
+    """Return the value below which `percent` of the values lie, interpolated linearly between neighbours."""
+    place = (len(ascending) - 1) * percent / 100
+    below = floor(place)
+    above = min(below + 1, len(ascending) - 1)
+    return ascending[below] + (ascending[above] - ascending[below]) * (place - below)

@@ -56,7 +56,8 @@ class RuleEntry:
         summary: what it does, in one line.
         watches: the kinds of evidence that it takes.
         parameters: in order.
-        example: a type string that `parse_rule` takes: the name with all parameters.
+        example: a type string that `parse_rule` takes, all parameters spelled out with their defaults; where these alone
+            make no rule, the class's own `example`.
     """
 
     name: str
@@ -76,11 +77,7 @@ def parse_rule(type_string: str) -> Rule:
         InvalidRule: unknown name or parameter, a value out of bounds, parts that watch different evidence, or a
             malformed string.
     """
-    _check_length(type_string, "the type string")
-    parts = [_parse_one(part) for part in type_string.split(SEPARATOR)]
-    rule = parts[0] if len(parts) == 1 else _conjunction(parts)
-    _check_length(str(rule), "the type string, all parameters spelled out,")
-    return rule
+    return _parse(type_string, Evidence.VOTES)
 
 
 def parse_vote_rule(type_string: str) -> VoteRule:
@@ -114,10 +111,18 @@ def rule_catalogue() -> tuple[RuleEntry, ...]:
             summary=(rule.__doc__ or "").strip().partition("\n")[0],
             watches=_watches(rule),
             parameters=parameters_of(rule),
-            example=str(parse_rule(getattr(rule, "example", rule.name))),
+            example=_example(rule),
         )
         for rule in (*_BUILT_IN, *third_party)
     )
+
+
+def _parse(type_string: str, preferred: Evidence) -> Rule:
+    _check_length(type_string, "the type string")
+    parts = [_parse_one(part) for part in type_string.split(SEPARATOR)]
+    rule = parts[0] if len(parts) == 1 else _conjunction(parts, preferred)
+    _check_length(str(rule), "the type string, all parameters spelled out,")  # that is what is stored and read back
+    return rule
 
 
 def _parse_one(type_string: str) -> Rule:
@@ -128,7 +133,7 @@ def _parse_one(type_string: str) -> Rule:
     for setting in settings.split(",") if colon else ():
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or not key:
-            raise InvalidRule("rule", f"{setting.strip()!r} is not a setting", f"write {_pattern(name, known)}")
+            raise InvalidRule("rule", f"{setting.strip()!r} is not a setting", f"write {_example(rule_class)}")
         if key not in known:
             raise InvalidRule(f"rule.{key}", f"{name} has no such parameter", _known("parameters", key, known))
         if key in values:
@@ -137,24 +142,24 @@ def _parse_one(type_string: str) -> Rule:
     return rule_class(**values)
 
 
-def _conjunction(parts: list[Rule]) -> Rule:
-    """Join rules over the kind of evidence that all of them watch; over votes if they watch both."""
+def _conjunction(parts: list[Rule], preferred: Evidence) -> Rule:
+    """Join rules over the kind of evidence that all of them watch, the preferred one if they watch both."""
     shared = frozenset(Evidence).intersection(*map(_watches, parts))
-    if Evidence.VOTES in shared:
+    if not shared:
+        problem = ", ".join(f"{part.name} watches {' and '.join(sorted(_watches(part)))}" for part in parts)
+        raise InvalidRule("rule", problem, f"join rules with {SEPARATOR} that watch the same")
+    if (preferred if preferred in shared else min(shared)) is Evidence.VOTES:
         return VoteConjunction(tuple(cast(VoteRule, part) for part in parts))
-    if Evidence.CHAIN in shared:
-        return ChainConjunction(tuple(cast(ChainRule, part) for part in parts))
-    problem = ", ".join(f"{part.name} watches {' and '.join(sorted(_watches(part)))}" for part in parts)
-    raise InvalidRule("rule", problem, f"join rules with {SEPARATOR} that watch the same")
+    return ChainConjunction(tuple(cast(ChainRule, part) for part in parts))
 
 
 def _parse_for(type_string: str, evidence: Evidence) -> Rule:
-    rule = parse_rule(type_string)
+    rule = _parse(type_string, evidence)
     if evidence in _watches(rule):
         return rule
     (watched,) = _watches(rule)
     fitting = ", ".join(entry.name for entry in rule_catalogue() if evidence in entry.watches)
-    raise InvalidRule("rule", f"{rule.name} {_WHERE[watched]}", f"rules that fit here: {fitting}")
+    raise InvalidRule("rule", f"{type_string.strip()} {_WHERE[watched]}", f"rules that fit here: {fitting}")
 
 
 def _watches(rule: Rule | type[Rule]) -> frozenset[Evidence]:
@@ -190,6 +195,11 @@ def _load(name: str) -> type[Rule]:
         raise InvalidRule("rule", f"{name!r} cannot be loaded: {error}", remedy) from error
     if not (isinstance(rule, type) and getattr(rule, "name", None) == name and hasattr(rule, "verdict")):
         raise InvalidRule("rule", f"{name!r} is not a rule class of that name", remedy)
+    watched = _watches(rule)
+    if not watched or not watched <= frozenset(Evidence):
+        raise InvalidRule("rule", f"{name!r} watches {set(watched) or 'nothing'}", remedy)
+    if Evidence.CHAIN in watched and not (hasattr(rule, "certaindex") and hasattr(rule, "schedule")):
+        raise InvalidRule("rule", f"{name!r} watches a chain without `certaindex` and `schedule`", remedy)
     return rule
 
 
@@ -199,6 +209,9 @@ def _known(what: str, wrong: str, names: "dict[str, Parameter] | list[str]") -> 
     return f"{meant}known {what}: {', '.join(names) or 'none'}"
 
 
-def _pattern(name: str, known: dict[str, Parameter]) -> str:
-    settings = ",".join(f"{each.name}={each.default!r}" for each in known.values())
-    return f"{name}:{settings}" if settings else name
+def _example(rule: type[Rule]) -> str:
+    """Return the rule's own example, where its defaults alone make none, else the canonical type string of these."""
+    if hasattr(rule, "example"):
+        return str(rule.example)
+    settings = ",".join(f"{each.name}={each.default!r}" for each in parameters_of(rule))
+    return f"{rule.name}:{settings}" if settings else rule.name

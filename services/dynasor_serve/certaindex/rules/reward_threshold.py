@@ -20,7 +20,7 @@ class RewardThreshold(Parameterised):
 
     name: ClassVar[str] = "reward-threshold"
     watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
-    example: ClassVar[str] = "reward-threshold:mean=0.4"
+    example: ClassVar[str] = "reward-threshold:max=0.0,mean=0.4,detect=3"
     max: float = parameter(0.0, minimum=0, maximum=1, doc="least best reward that stops; 0 for any")
     mean: float = parameter(0.0, minimum=0, maximum=1, doc="least mean reward that stops; 0 for any")
     detect: int = parameter(3, minimum=1, maximum=1024, doc="samples after which the rewards are judged, once")
@@ -28,7 +28,7 @@ class RewardThreshold(Parameterised):
     def __post_init__(self) -> None:
         Parameterised.__post_init__(self)
         if not self.max and not self.mean:
-            raise InvalidRule("rule.max", "neither max nor mean is given", f"give one above 0: {self.example}")
+            raise InvalidRule("rule.max", "neither max nor mean is given", "give one above 0, such as mean=0.4")
 
     def verdict(self, votes: Votes) -> Verdict:
         """Judge the first `detect` arrivals."""

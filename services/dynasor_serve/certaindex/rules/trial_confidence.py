@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
+from dynasor_serve.certaindex.probe_schedule import REFLECTION_MARKS, ProbeSchedule
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
 from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.trials import Trials
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
-
-_MARKS = ("Wait", "Alternatively")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class TrialConfidence(Parameterised):
     @property
     def schedule(self) -> ProbeSchedule:
         """A probe at each mark of reflection, and every `interval` tokens."""
-        return ProbeSchedule(interval=self.interval, marks=_MARKS)
+        return ProbeSchedule(interval=self.interval, marks=REFLECTION_MARKS)
 
     def describe(self) -> str:
         """Return the rule in words."""
