@@ -71,12 +71,60 @@ class CallFinished:
 
     branch: Branch
     attempt: str
-    answer: str | None  # as extracted from the text; None where there is none
-    text: str
-    tokens: int  # completion tokens
+    answer: str | None  # read from all that the model has said; None where there is none
+    text: str  # of this call; of a chain that since its last checkpoint
+    tokens: int  # completion tokens; of a chain those since its last checkpoint
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     finish_reason: str = "stop"
+    stopped_at: str | None = None  # the stop string that ended it
+    reward: float | None = None  # in [0, 1]; set exactly for calls that were asked to judge
+    confidence: float | None = None  # lowest group confidence; None where it was not asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A running chain is durable up to a position: whoever owns it later goes on from there."""
+
+    branch: Branch
+    attempt: str
+    position: int  # tokens of the chain, those of earlier attempts included
+    text: str  # since the last checkpoint
+    confidence: float | None = None  # lowest group confidence so far
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A running chain was asked for its answer."""
+
+    branch: Branch
+    attempt: str
+    position: int  # tokens of the chain that the probe saw
+    answer: str | None  # None where the reply holds none
+    is_hesitant: bool
+    confidence: float | None  # mean token probability of the reply, in [0, 1]; None where it is unknown
+    tokens: int  # completion tokens of the probe
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CallCancelled:
+    """A call that was no longer wanted was closed, while the program goes on."""
+
+    branch: Branch
+    attempt: str
+    tokens: int  # completion tokens; of a chain those since its last checkpoint
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """A verifier has judged a branch."""
+
+    branch: Branch
+    reward: float  # in [0, 1]
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +195,10 @@ Event = (
     | Claimed
     | CallFinished
     | CallFailed
+    | CallCancelled
+    | Checkpointed
+    | Probed
+    | Rewarded
     | AnswersCompared
     | CancelRequested
     | DeadlineReached

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Completion tokens unless the name says otherwise. `cancelled` and `lost` are parts of `spent`."""
+    """Completion tokens unless the name says otherwise. `cancelled`, `lost` and `probes` are parts of `spent`."""
 
     spent: int = 0
     cancelled: int = 0
     lost: int = 0
-    saved_estimate: int = 0
+    probes: int = 0
+    saved_estimate: int | None = 0  # None where nothing is known of what the cap would have cost
     prompt: int = 0  # prompt tokens read, cached ones included
     cached_prompt: int = 0
 
@@ -35,10 +36,9 @@ class Ledger:
     def with_lost(self, tokens: int, prompt: int = 0) -> Ledger:
         return replace(self, spent=self.spent + tokens, lost=self.lost + tokens, prompt=self.prompt + prompt)
 
-    def closed(self, *, cap: int, finished: int, finished_tokens: int) -> Ledger:
-        """Fills in the estimate: the cap at the program's own mean per finished branch, minus everything spent.
+    def with_probe(self, tokens: int, prompt: int, cached_prompt: int) -> Ledger:
+        return replace(self.with_finished(tokens, prompt, cached_prompt), probes=self.probes + tokens)
 
-        Zero when no branch finished: nothing is known of what the program would have cost.
-        """
-        saved = round(cap * finished_tokens / finished) - self.spent if finished else 0
-        return replace(self, saved_estimate=saved)
+    def closed(self, cost_at_cap: float | None) -> Ledger:
+        """Fills in the estimate: what the program would have spent at its cap, minus everything spent."""
+        return replace(self, saved_estimate=None if cost_at_cap is None else round(cost_at_cap) - self.spent)

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
-from dynasor_serve.certaindex.rules.registry import parse_rule
-from dynasor_serve.certaindex.rules.rule import Rule
 from dynasor_serve.certaindex.verdict import VerdictKind
 from dynasor_serve.programs.algorithm import Algorithm, Assessment
 from dynasor_serve.programs.events import (
     Accepted,
     AnswersCompared,
     BudgetReached,
+    CallCancelled,
     CallFailed,
     CallFinished,
     CancelRequested,
+    Checkpointed,
     Claimed,
     DeadlineReached,
     Event,
     Finished,
     Outcome,
     Phase,
+    Probed,
     ProgramError,
+    Rewarded,
     StopReason,
 )
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.query import Branch, Query
-from dynasor_serve.programs.self_consistency import SelfConsistency
+from dynasor_serve.programs.registry import parse_algorithm
 
 # A branch that failed this often is abandoned: a retry without a bound is how overload feeds itself.
 MAX_ATTEMPTS = 5
@@ -63,6 +64,8 @@ class Program:
     abandoned: frozenset[Branch] = frozenset()
     seen: frozenset[tuple[Branch, str]] = frozenset()  # calls that have ended, as (branch, attempt)
     counted: frozenset[Branch] = frozenset()  # branches whose evidence counts
+    positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
+    probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
     stop: Stop | None = None
     last_error: ProgramError | None = None
     outcome: Outcome | None = None
@@ -74,8 +77,14 @@ class Program:
 
     @property
     def mean_tokens_per_branch(self) -> float:
-        """Mean completion tokens of the branches that count; 0 where none does."""
+        """Mean completion tokens of a unit of the knob; 0 where none counts yet."""
         return self.finished_tokens / self.assessment.samples if self.assessment.samples else 0.0
+
+    @property
+    def budget_now(self) -> int:
+        """Completion tokens after which `BudgetReached` is due; 0 where there is no bound."""
+        budget = self.query.max_tokens
+        return max(1, budget - self.algorithm.reserved_tokens) if budget else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +93,19 @@ class Directive:
 
     wanted: tuple[Branch, ...]
     compare: tuple[tuple[str, str], ...]
+    verify: tuple[tuple[Branch, str], ...]  # texts for the query's verifier
     stop: Stop | None
     remaining_knob: int
 
 
 def accept(event: Accepted) -> Program:
-    """The program that its first event makes. Raises `InvalidRule` when the rule is unknown."""
+    """The program that its first event makes.
+
+    Raises:
+        InvalidQuery, InvalidRule: the algorithm or its rule is unknown, or they do not fit.
+    """
     query = event.query
-    algorithm = SelfConsistency.start(query.algorithm, _rule(query.rule), query.answer_type)
+    algorithm = parse_algorithm(query.algorithm).start(query)
     return Program(
         query=query,
         pool=event.pool,
@@ -122,6 +136,14 @@ def fold(program: Program, event: Event) -> Program:
             return _fold_finished(program, event)
         case CallFailed():
             return _fold_failed(program, event)
+        case CallCancelled():
+            return _fold_cancelled(program, event)
+        case Checkpointed():
+            return _fold_checkpointed(program, event)
+        case Probed():
+            return _fold_probed(program, event)
+        case Rewarded():
+            return _reassessed(replace(program, algorithm=program.algorithm.rewarded(event)))
         case AnswersCompared():
             return _reassessed(replace(program, algorithm=program.algorithm.compared(event)))
         case Claimed():
@@ -132,8 +154,7 @@ def fold(program: Program, event: Event) -> Program:
             detail = f"the deadline of {program.query.deadline_seconds:g} s passed"
             return _stopped(program, StopReason.STOP_DEADLINE, detail)
         case BudgetReached():
-            detail = f"{event.tokens} of {program.query.max_tokens} budgeted tokens are generated"
-            return _stopped(program, StopReason.STOP_BUDGET, detail)
+            return _out_of_budget(program, event.tokens)
         case Finished():
             return replace(program, outcome=event.outcome)
         case Accepted():
@@ -142,14 +163,14 @@ def fold(program: Program, event: Event) -> Program:
 
 def directive(program: Program) -> Directive:
     """What should be so now."""
-    remaining = max(0, program.algorithm.cap - program.assessment.samples - len(program.abandoned))
     if program.stop is not None or program.outcome is not None:
-        return Directive(wanted=(), compare=(), stop=program.stop, remaining_knob=0)
+        return Directive(wanted=(), compare=(), verify=(), stop=program.stop, remaining_knob=0)
     return Directive(
         wanted=program.algorithm.wanted(program.abandoned),
         compare=program.algorithm.open_comparisons(),
+        verify=program.algorithm.unverified(),
         stop=None,
-        remaining_knob=remaining,
+        remaining_knob=program.algorithm.remaining(program.abandoned),
     )
 
 
@@ -168,8 +189,7 @@ def finish(program: Program, now_ms: int) -> Finished:
     assert program.stop is not None, "only a stopped program finishes"
     aggregate = program.algorithm.aggregate()
     phase, error = _final_phase(program, aggregate.answer)
-    samples = program.assessment.samples
-    cap = program.algorithm.cap - len(program.abandoned)
+    cost_at_cap = program.algorithm.cost_at_cap(program.finished_tokens, program.abandoned)
     return Finished(
         Outcome(
             phase=phase,
@@ -179,9 +199,9 @@ def finish(program: Program, now_ms: int) -> Finished:
             answer=aggregate.answer,
             text=aggregate.text,
             certaindex=program.assessment.certaindex,
-            samples=samples,
+            samples=program.assessment.samples,
             votes=aggregate.votes,
-            ledger=program.ledger.closed(cap=cap, finished=samples, finished_tokens=program.finished_tokens),
+            ledger=program.ledger.closed(cost_at_cap),
             latency_seconds=max(0, now_ms - program.accepted_at_ms) / 1000,
             error=error,
         )
@@ -230,6 +250,42 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
     )
 
 
+def _fold_cancelled(program: Program, event: CallCancelled) -> Program:
+    call = (event.branch, event.attempt)
+    if call in program.seen:
+        return program
+    ledger = program.ledger.with_cancelled(event.tokens, event.prompt_tokens)
+    return replace(program, seen=program.seen | {call}, ledger=ledger)
+
+
+def _fold_checkpointed(program: Program, event: Checkpointed) -> Program:
+    tokens = event.position - program.positions.get(event.branch, 0)
+    if tokens <= 0 or program.stop is not None:  # a repetition; or too late: the whole call is booked as cancelled
+        return program
+    return _reassessed(
+        replace(
+            program,
+            algorithm=program.algorithm.checkpointed(event),
+            positions={**program.positions, event.branch: event.position},
+            ledger=program.ledger.with_finished(tokens, 0, 0),
+            finished_tokens=program.finished_tokens + tokens,
+        )
+    )
+
+
+def _fold_probed(program: Program, event: Probed) -> Program:
+    if event.position <= program.probed.get(event.branch, -1):
+        return program
+    program = replace(
+        program,
+        probed={**program.probed, event.branch: event.position},
+        ledger=program.ledger.with_probe(event.tokens, event.prompt_tokens, event.cached_prompt_tokens),
+    )
+    if program.stop is not None or event.branch in program.counted:
+        return program
+    return _reassessed(replace(program, algorithm=program.algorithm.probed(event)))
+
+
 def _fold_failed(program: Program, event: CallFailed) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:
@@ -258,15 +314,22 @@ def _reassessed(program: Program) -> Program:
     if assessment.exhausted:
         if not assessment.samples and program.last_error is not None:
             return _stopped(program, StopReason.FAILED, f"every branch failed; last: {program.last_error.message}")
-        return _stopped(program, StopReason.CAP, f"all {assessment.samples} samples are in")
+        return _stopped(program, StopReason.CAP, f"ran to its end: {assessment.verdict.reason}")
     if assessment.verdict.kind in _VERDICT_STOPS:
         return _stopped(program, _VERDICT_STOPS[assessment.verdict.kind], assessment.verdict.reason)
-    budget = program.query.max_tokens
-    if budget and program.ledger.spent >= budget:
-        return _stopped(
-            program, StopReason.STOP_BUDGET, f"{program.ledger.spent} of {budget} budgeted tokens are spent"
-        )
+    if program.budget_now and program.ledger.spent >= program.budget_now:
+        return _out_of_budget(program, program.ledger.spent)
     return program
+
+
+def _out_of_budget(program: Program, tokens: int) -> Program:
+    if program.stop is not None:
+        return program
+    hastened = program.algorithm.hastened()
+    if hastened is not None:  # what is reserved still serves to write an answer down
+        return _reassessed(replace(program, algorithm=hastened))
+    detail = f"{tokens} of {program.query.max_tokens} budgeted tokens are generated"
+    return _stopped(program, StopReason.STOP_BUDGET, detail)
 
 
 def _final_phase(program: Program, answer: str | None) -> tuple[Phase, ProgramError | None]:
@@ -299,8 +362,3 @@ _VERDICT_STOPS = {
 
 def _stopped(program: Program, reason: StopReason, detail: str) -> Program:
     return program if program.stop is not None else replace(program, stop=Stop(reason, detail))
-
-
-@lru_cache(maxsize=256)
-def _rule(type_string: str) -> Rule:
-    return parse_rule(type_string)

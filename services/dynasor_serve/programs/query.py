@@ -17,7 +17,9 @@ QueryId = NewType("QueryId", str)
 Branch = NewType("Branch", int)
 
 MAX_PROMPT_CHARACTERS = 1_000_000
-MAX_SAMPLES = 1024
+MAX_PROBE_CHARACTERS = 4000
+MAX_PROBE_TOKENS = 1024
+MAX_INTERVAL = 1_000_000
 MAX_STOP_STRINGS = 8
 MAX_LABELS = 32
 MAX_NAME_CHARACTERS = 253
@@ -63,14 +65,36 @@ class SamplingParameters:
     max_tokens: int = 512  # completion tokens of one call
     stop: tuple[str, ...] = ()
     seed: int | None = None  # of branch 0; branch i samples with seed + i
+    thinking_token_budget: int | None = None  # passed to engines that bound the thinking themselves
+
+
+class RewardSource(StrEnum):
+    """Who gives a path its reward."""
+
+    OWN = "own"  # the same model: its probability of "Yes" to whether the solution is correct
+    MODEL = "model"  # a reward model, in a pool of its own
+    VERIFIER = "verifier"  # a program: the evaluator runs it
 
 
 @dataclass(frozen=True, slots=True)
-class SelfConsistencyParameters:
-    """Parameters of `self-consistency`; the knob is the number of samples."""
+class RewardParameters:
+    """Where rewards come from, for the algorithms that need them."""
 
-    max_samples: int = 16
-    width: int = 4  # samples running at once
+    source: RewardSource = RewardSource.OWN
+    pool: str = ""  # of the reward model; the gateway fills it in from the model's name
+    model: str = ""
+    verifier: str = ""  # such as `game24`
+    task: str = ""  # what the verifier needs to know
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeParameters:
+    """How chains are probed; what is None or empty follows the rule."""
+
+    prompt: str = ""  # the name of a built-in prompt, or the text put behind the chain
+    interval: int | None = None  # tokens between probes; 0 for none
+    marks: bool | None = None  # whether reflection marks ("Wait") are probed
+    max_tokens: int = 20  # of a probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +107,10 @@ class Query:
     prompt: str | None = None
     sampling: SamplingParameters = SamplingParameters()
     answer_type: AnswerType = AnswerType.TEXT
-    algorithm: SelfConsistencyParameters = SelfConsistencyParameters()
+    algorithm: str = "self-consistency"  # type string
+    chain_rule: str = ""  # type string; set exactly where branches are chains that a rule of their own stops
+    probe: ProbeParameters = ProbeParameters()
+    reward: RewardParameters = RewardParameters()
     max_tokens: int = 0  # completion tokens over all calls; 0 = the algorithm's cap alone
     deadline_seconds: float = 600.0
     query_class: QueryClass = QueryClass.STANDARD
@@ -96,7 +123,8 @@ def validated(query: Query) -> Query:
     """Returns the query unchanged, or raises `InvalidQuery` naming the first field that is wrong."""
     _check_input(query)
     _check_sampling(query.sampling)
-    _check_algorithm(query.algorithm)
+    _check_probe(query.probe)
+    _check_reward(query.reward)
     if query.max_tokens < 0:
         raise InvalidQuery("budget.max_tokens", f"is {query.max_tokens}", "give 0 for no bound, or a positive number")
     if not 0 < query.deadline_seconds <= MAX_DEADLINE_SECONDS:
@@ -145,18 +173,31 @@ def _check_sampling(sampling: SamplingParameters) -> None:
         raise InvalidQuery("sampling.top_k", f"is {top_k}", "give 0 for all tokens, or a positive number")
     if sampling.max_tokens < 1:
         raise InvalidQuery("sampling.max_tokens", f"is {sampling.max_tokens}", "give at least 1 token")
+    thinking = sampling.thinking_token_budget
+    if thinking is not None and thinking < 0:
+        raise InvalidQuery("sampling.thinking_token_budget", f"is {thinking}", "give 0 tokens or more")
     if len(sampling.stop) > MAX_STOP_STRINGS:
         raise InvalidQuery("sampling.stop", f"has {len(sampling.stop)} strings", f"give at most {MAX_STOP_STRINGS}")
     if any(not text for text in sampling.stop):
         raise InvalidQuery("sampling.stop", "holds an empty string", "leave it out")
 
 
-def _check_algorithm(parameters: SelfConsistencyParameters) -> None:
-    path = "algorithm.self_consistency"
-    if not 1 <= parameters.max_samples <= MAX_SAMPLES:
-        raise InvalidQuery(f"{path}.max_samples", f"is {parameters.max_samples}", f"give 1 to {MAX_SAMPLES}")
-    if parameters.width < 1:
-        raise InvalidQuery(f"{path}.width", f"is {parameters.width}", "give at least 1 sample at once")
+def _check_probe(probe: ProbeParameters) -> None:
+    if len(probe.prompt) > MAX_PROBE_CHARACTERS:
+        wrong = f"has {len(probe.prompt)} characters"
+        raise InvalidQuery("probe.prompt", wrong, f"give at most {MAX_PROBE_CHARACTERS}")
+    if probe.interval is not None and not 0 <= probe.interval <= MAX_INTERVAL:
+        raise InvalidQuery("probe.interval", f"is {probe.interval}", f"give 0 for none, or up to {MAX_INTERVAL} tokens")
+    if not 1 <= probe.max_tokens <= MAX_PROBE_TOKENS:
+        raise InvalidQuery("probe.max_tokens", f"is {probe.max_tokens}", f"give 1 to {MAX_PROBE_TOKENS}")
+
+
+def _check_reward(reward: RewardParameters) -> None:
+    if reward.source is RewardSource.VERIFIER and not reward.verifier:
+        raise InvalidQuery("reward.verifier", "is missing", "name one, such as game24 or unit-tests")
+    if len(reward.task) > MAX_PROMPT_CHARACTERS:
+        wrong = f"has {len(reward.task)} characters"
+        raise InvalidQuery("reward.task", wrong, f"give at most {MAX_PROMPT_CHARACTERS}")
 
 
 def _check_labels(labels: dict[str, str]) -> None:

@@ -2,80 +2,208 @@
 
 Knob: samples. Certaindex: normalised answer entropy H̃ (arXiv 2412.20993, §3.1). Aggregation: majority vote; a tie goes
 to the answer seen first. Branches are never waited for in lock-step: `width` of them run until the rule's verdict.
+
+With a rule for chains its branches are long chains that are probed themselves: a chain that its rule settles, votes
+with the answer it was settled on, and its stream ends there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import ClassVar, Self
 
 from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.certaindex.clusters import AnswerClusters
-from dynasor_serve.certaindex.rules.rule import Rule
-from dynasor_serve.programs.algorithm import Aggregate, Assessment
-from dynasor_serve.programs.events import AnswersCompared, CallFinished
-from dynasor_serve.programs.query import Branch, SelfConsistencyParameters
-
-NAME = "self-consistency"
+from dynasor_serve.certaindex.rules.parameters import parameter
+from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
+from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
+from dynasor_serve.certaindex.verdict import Verdict, VerdictKind
+from dynasor_serve.certaindex.votes import Votes
+from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.calls import SAMPLE, CallPlan
+from dynasor_serve.programs.chain import Chain, ChainShape
+from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
+from dynasor_serve.programs.query import Branch, InvalidQuery, ProbeParameters, Query
 
 
 @dataclass(frozen=True, slots=True)
-class SelfConsistency:
-    """The state of one self-consistency program."""
+class SelfConsistencyParameters(AlgorithmParameters):
+    """Samples many answers and takes the majority."""
+
+    name: ClassVar[str] = "self-consistency"
+    knob: ClassVar[str] = "samples"
+    watches: ClassVar[Evidence] = Evidence.VOTES
+    takes_chain_rule: ClassVar[bool] = True
+    max_samples: int = parameter(16, minimum=1, maximum=1024, doc="the cap: most samples drawn")
+    width: int = parameter(4, minimum=1, maximum=1024, doc="most samples running at once")
+    answer_tokens: int = parameter(
+        64, minimum=0, maximum=100_000, doc="of a chain: tokens kept for writing its answer down; chains only"
+    )
+
+    def start(self, query: Query) -> SelfConsistency:
+        """See `AlgorithmParameters.start`."""
+        rule = parse_vote_rule(query.rule)
+        token_window: int = getattr(rule, "token_window", 0)
+        shape = None
+        if query.chain_rule or token_window:
+            # A rule that prunes branches while they run needs them checkpointed like chains, but not probed.
+            shape = ChainShape(
+                rule=parse_chain_rule(query.chain_rule or "even"),
+                probe=query.probe if query.chain_rule else ProbeParameters(interval=0, marks=False),
+                max_tokens=query.sampling.max_tokens,
+                answer_tokens=self.answer_tokens,
+                token_window=token_window,
+            )
+            if shape.thinking_tokens < 1:
+                wrong = f"is {self.answer_tokens}, and a chain has {shape.max_tokens} tokens in all"
+                raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or a larger sampling.max_tokens")
+        return SelfConsistency(self, rule, AnswerClusters.empty(query.answer_type), token_window, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConsistency(Algorithm):
+    """The state of one self-consistency program.
+
+    Calls 0 to `max_samples` - 1 are the samples; call `max_samples` + i writes down the answer of chain i.
+    """
 
     parameters: SelfConsistencyParameters
-    rule: Rule
+    rule: VoteRule
     clusters: AnswerClusters
+    token_window: int = 0
+    chain_shape: ChainShape | None = None
     finished: frozenset[Branch] = frozenset()
+    pruned: frozenset[Branch] = frozenset()
     texts: tuple[tuple[str | None, str], ...] = ()  # (answer, text) in order of arrival
-
-    @classmethod
-    def start(cls, parameters: SelfConsistencyParameters, rule: Rule, answer_type: AnswerType) -> Self:
-        return cls(parameters=parameters, rule=rule, clusters=AnswerClusters.empty(answer_type))
-
-    @property
-    def name(self) -> str:
-        return NAME
+    confidences: tuple[float | None, ...] = ()  # lowest group confidence, in order of arrival
+    running_confidences: Mapping[Branch, float] = field(default_factory=dict)
+    chains: Mapping[Branch, Chain] = field(default_factory=dict)  # those that have begun
 
     @property
     def cap(self) -> int:
         return self.parameters.max_samples
 
+    # --- what should run ---
+
+    def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        closed = self.finished | self.pruned
+        samples = (Branch(i) for i in range(self.cap))
+        calls = (self._call_of(sample) for sample in samples if sample not in closed)
+        return tuple(islice((call for call in calls if call not in abandoned), self.parameters.width))
+
+    def call(self, branch: Branch) -> CallPlan:
+        if self.chain_shape is None:
+            return SAMPLE
+        sample = self._sample_of(branch)
+        chain = self._chain(sample)
+        return chain.thinking_call() if branch == sample else chain.concluding_call()
+
+    # --- what has happened ---
+
     def observe(self, evidence: CallFinished) -> Self:
-        return replace(
-            self,
-            clusters=self.clusters.add(evidence.answer),
-            finished=self.finished | {evidence.branch},
-            texts=(*self.texts, (evidence.answer, evidence.text)),
-        )
+        sample = self._sample_of(evidence.branch)
+        if sample in self.pruned or sample in self.finished:
+            return self
+        if self.chain_shape is None:
+            return self._voted(sample, evidence.answer, evidence.text, evidence.confidence)
+        chain = self._chain(sample)
+        thought = evidence.branch == sample
+        return self._with_chain(sample, chain.finished(evidence) if thought else chain.concluded(evidence))
+
+    def checkpointed(self, event: Checkpointed) -> Self:
+        changed = self._with_chain(event.branch, self._chain(event.branch).checkpointed(event))
+        if event.confidence is None or event.branch in self.finished:
+            return changed
+        running = {**self.running_confidences, event.branch: event.confidence}
+        return replace(changed, running_confidences=running)._with_pruned()
+
+    def probed(self, event: Probed) -> Self:
+        if event.branch in self.finished or event.branch in self.pruned:
+            return self
+        return self._with_chain(event.branch, self._chain(event.branch).probed(event))
 
     def compared(self, event: AnswersCompared) -> Self:
-        clusters = self.clusters
-        for left, right in event.equal:
-            clusters = clusters.merge(left, right)
-        for left, right in event.unequal:
-            clusters = clusters.separate(left, right)
-        return replace(self, clusters=clusters)
+        changed = replace(self, clusters=self.clusters.decided(event.equal, event.unequal))
+        for sample, chain in self.chains.items():
+            if sample not in self.finished and sample not in self.pruned:
+                changed = changed._with_chain(sample, chain.compared(event))
+        return changed
 
-    def wanted(self, abandoned: frozenset[Branch]) -> tuple[Branch, ...]:
-        open_branches = (Branch(i) for i in range(self.cap) if i not in self.finished and i not in abandoned)
-        return tuple(branch for branch, _ in zip(open_branches, range(self.parameters.width), strict=False))
+    # --- how it stands ---
 
     def open_comparisons(self) -> tuple[tuple[str, str], ...]:
-        return self.clusters.questions()
+        pairs = dict.fromkeys(self.clusters.questions())
+        for sample, chain in self.chains.items():
+            if chain.is_thinking and sample not in self.pruned:
+                pairs.update(dict.fromkeys(chain.clusters.questions()))
+        return tuple(pairs)
 
-    def assess(self, abandoned: frozenset[Branch]) -> Assessment:
-        cap = self.cap - len(abandoned)
-        votes = self.clusters.votes(cap)
+    def assess(self, abandoned: Abandoned) -> Assessment:
+        votes = self._votes(abandoned)
         return Assessment(
             verdict=self.rule.verdict(votes),
             certaindex=votes.certaindex,
             samples=votes.finished,
-            exhausted=votes.finished >= cap and not self.clusters.questions(),
+            exhausted=votes.remaining <= 0 and not self.clusters.questions(),
         )
 
     def aggregate(self) -> Aggregate:
         votes = self.clusters.ranked()
         answer = next((answer for answer, _ in votes if answer is not None), None)
         text = next((text for given, text in self.texts if given is not None and self.clusters.same(given, answer)), "")
+        if answer is None and not self.texts:  # stopped before any chain was complete: what its probes say
+            answer, text = next(
+                ((chain.trial_answer, chain.text) for chain in self.chains.values() if chain.trial_answer), (None, "")
+            )
         return Aggregate(answer=answer, text=text, votes=votes)
+
+    def remaining(self, abandoned: Abandoned) -> int:
+        return max(0, self._votes(abandoned).remaining)
+
+    # --- steps ---
+
+    def _votes(self, abandoned: Abandoned) -> Votes:
+        lost = {self._sample_of(branch) for branch in abandoned} - self.finished
+        cap = self.cap - len(lost | self.pruned)
+        running = tuple(
+            (branch, confidence)
+            for branch, confidence in self.running_confidences.items()
+            if branch not in self.finished and branch not in self.pruned and branch not in lost
+        )
+        return self.clusters.votes(cap, confidences=self.confidences if self.token_window else (), running=running)
+
+    def _with_pruned(self) -> Self:
+        verdict: Verdict = self.rule.verdict(self._votes(frozenset()))
+        if verdict.kind is not VerdictKind.PRUNE:
+            return self
+        return replace(self, pruned=self.pruned | {Branch(branch) for branch in verdict.pruned_branches})
+
+    def _with_chain(self, sample: Branch, chain: Chain) -> Self:
+        changed = replace(self, chains={**self.chains, sample: chain})
+        if chain.is_complete and sample not in self.finished:
+            return changed._voted(sample, chain.answer, chain.text, chain.lowest_confidence)
+        return changed
+
+    def _voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None) -> Self:
+        voted = replace(
+            self,
+            clusters=self.clusters.add(answer),
+            finished=self.finished | {sample},
+            texts=(*self.texts, (answer, text)),
+            confidences=(*self.confidences, confidence) if self.token_window else (),
+        )
+        return voted._with_pruned() if self.token_window else voted
+
+    def _chain(self, sample: Branch) -> Chain:
+        assert self.chain_shape is not None, "only chains are asked for"
+        return self.chains.get(sample) or Chain.start(self.chain_shape, self.clusters.answer_type)
+
+    def _sample_of(self, call: Branch) -> Branch:
+        return Branch(call % self.cap)
+
+    def _call_of(self, sample: Branch) -> Branch:
+        """The call that a sample needs now."""
+        chain = self.chains.get(sample)
+        return Branch(sample + self.cap) if chain is not None and chain.is_concluding else sample

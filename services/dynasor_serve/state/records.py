@@ -12,13 +12,17 @@ import msgspec
 from dynasor_serve.programs import events
 from dynasor_serve.programs.events import Event
 
-VERSION = 1
+VERSION = 2  # 1 named one algorithm only
 
 _TYPES: dict[str, type[Event]] = {
     "accepted": events.Accepted,
     "claimed": events.Claimed,
     "call-finished": events.CallFinished,
     "call-failed": events.CallFailed,
+    "call-cancelled": events.CallCancelled,
+    "checkpointed": events.Checkpointed,
+    "probed": events.Probed,
+    "rewarded": events.Rewarded,
     "answers-compared": events.AnswersCompared,
     "cancel-requested": events.CancelRequested,
     "deadline-reached": events.DeadlineReached,

@@ -125,6 +125,8 @@ class Query(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """A plain prompt, sent as it is to the completions endpoint."""
     system_prompt: _builtins.str
@@ -171,6 +173,14 @@ class Query(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels, returned with the query."""
 
+    @_builtins.property
+    def probe(self) -> Global___Probe:
+        """How chains are probed, for the algorithms that think in chains."""
+
+    @_builtins.property
+    def reward(self) -> Global___Reward:
+        """Where rewards come from, for the algorithms that judge their paths."""
+
     def __init__(
         self,
         *,
@@ -188,16 +198,97 @@ class Query(_message.Message):
         tenant: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        probe: Global___Probe | None = ...,
+        reward: Global___Reward | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "input", b"input", "policy", b"policy", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "input", b"input", "policy", b"policy", "probe", b"probe", "prompt", b"prompt", "reward", b"reward", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "answer_type", b"answer_type", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "model", b"model", "policy", b"policy", "prompt", b"prompt", "query_class", b"query_class", "sampling", b"sampling", "system_prompt", b"system_prompt", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "answer_type", b"answer_type", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "model", b"model", "policy", b"policy", "probe", b"probe", "prompt", b"prompt", "query_class", b"query_class", "reward", b"reward", "sampling", b"sampling", "system_prompt", b"system_prompt", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Probe says how a half-finished chain is asked for its answer. What is unset follows the rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """"dynasor", "deer", or the text put behind the chain. Empty means "deer"."""
+    interval: _builtins.int
+    """Tokens between probes; 0 for none."""
+    marks: _builtins.bool
+    """Whether reflection marks ("Wait", "Alternatively") are probed."""
+    max_tokens: _builtins.int
+    """Most tokens of a probe's reply. Unset means 20."""
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        interval: _builtins.int | None = ...,
+        marks: _builtins.bool | None = ...,
+        max_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interval", b"_interval", "_marks", b"_marks", "_max_tokens", b"_max_tokens", "interval", b"interval", "marks", b"marks", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interval", b"_interval", "_marks", b"_marks", "_max_tokens", b"_max_tokens", "interval", b"interval", "marks", b"marks", "max_tokens", b"max_tokens", "prompt", b"prompt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interval: _TypeAlias = _typing.Literal["interval"]  # noqa: Y015
+    _WhichOneofArgType__interval: _TypeAlias = _typing.Literal["_interval", b"_interval"]  # noqa: Y015
+    _WhichOneofReturnType__marks: _TypeAlias = _typing.Literal["marks"]  # noqa: Y015
+    _WhichOneofArgType__marks: _TypeAlias = _typing.Literal["_marks", b"_marks"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval) -> _WhichOneofReturnType__interval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__marks) -> _WhichOneofReturnType__marks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
+@_typing.final
+class Reward(_message.Message):
+    """Reward says who judges a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERIFIER_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """"own" (the same model), "model" or "verifier". Empty means the only reward model that is deployed, else "own"."""
+    model: _builtins.str
+    """The reward model, where there are several."""
+    verifier: _builtins.str
+    """The verifier, such as "game24" or "unit-tests"."""
+    task: _builtins.str
+    """What the verifier needs to know: the four numbers, or the tests."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        model: _builtins.str = ...,
+        verifier: _builtins.str = ...,
+        task: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "source", b"source", "task", b"task", "verifier", b"verifier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reward: _TypeAlias = Reward  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
@@ -261,6 +352,7 @@ class SamplingParameters(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    THINKING_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Softmax temperature in [0, 2]. Unset means 0.8: branches must differ for a vote to mean something."""
     top_p: _builtins.float
@@ -271,6 +363,8 @@ class SamplingParameters(_message.Message):
     """Most completion tokens of one call. Unset means 512."""
     seed: _builtins.int
     """Seed of the first branch; branch i samples with seed + i. Refused by pools whose engine cannot honour it."""
+    thinking_token_budget: _builtins.int
+    """Most tokens of thinking, for engines that bound it themselves (vLLM with a reasoning configuration)."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Strings that end a completion; at most 8."""
@@ -284,10 +378,11 @@ class SamplingParameters(_message.Message):
         max_tokens: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
+        thinking_token_budget: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_thinking_token_budget", b"_thinking_token_budget", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "thinking_token_budget", b"thinking_token_budget", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_thinking_token_budget", b"_thinking_token_budget", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "thinking_token_budget", b"thinking_token_budget", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -295,6 +390,8 @@ class SamplingParameters(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__thinking_token_budget: _TypeAlias = _typing.Literal["thinking_token_budget"]  # noqa: Y015
+    _WhichOneofArgType__thinking_token_budget: _TypeAlias = _typing.Literal["_thinking_token_budget", b"_thinking_token_budget"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
@@ -305,6 +402,8 @@ class SamplingParameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__thinking_token_budget) -> _WhichOneofReturnType__thinking_token_budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @_typing.overload
@@ -319,6 +418,9 @@ class Algorithm(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SELF_CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TYPE_STRING_FIELD_NUMBER: _builtins.int
+    type_string: _builtins.str
+    """Any algorithm in type-string form, such as "rebase:width=16"; `dynasor algorithms` lists them."""
     @_builtins.property
     def self_consistency(self) -> Global___SelfConsistency:
         """Sample many answers and vote."""
@@ -327,12 +429,13 @@ class Algorithm(_message.Message):
         self,
         *,
         self_consistency: Global___SelfConsistency | None = ...,
+        type_string: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "self_consistency", b"self_consistency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "self_consistency", b"self_consistency", "type_string", b"type_string"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "self_consistency", b"self_consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "self_consistency", b"self_consistency", "type_string", b"type_string"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["self_consistency"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["self_consistency", "type_string"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -378,16 +481,22 @@ class Policy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RULE_FIELD_NUMBER: _builtins.int
+    CHAIN_RULE_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     """A rule in type-string form, such as "beta-posterior:confidence=0.95". Empty means the server's default."""
+    chain_rule: _builtins.str
+    """The rule that stops each chain of an algorithm whose branches may be chains, such as
+    "trial-confidence:threshold=0.99". Setting it makes them chains.
+    """
     def __init__(
         self,
         *,
         rule: _builtins.str = ...,
+        chain_rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_rule", b"chain_rule", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,6 +562,7 @@ class Ledger(_message.Message):
     TOKENS_SAVED_ESTIMATE_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_PROBES_FIELD_NUMBER: _builtins.int
     tokens_spent: _builtins.int
     """Everything generated for the program: finished, cancelled and lost calls."""
     tokens_cancelled: _builtins.int
@@ -461,27 +571,33 @@ class Ledger(_message.Message):
     """The part of tokens_spent generated by attempts whose evidence never counted (crashes, broken calls)."""
     tokens_saved_estimate: _builtins.int
     """An estimate: what the program would have spent at its cap minus tokens_spent; negative when the loss outweighs the
-    stop. At the cap there is nothing to estimate but the loss.
+    stop. At the cap there is nothing to estimate but the loss. Unset where nobody can tell: how long a chain that was
+    stopped would have become.
     """
     prompt_tokens: _builtins.int
     """Prompt tokens read by the engine, cached ones included."""
     cached_prompt_tokens: _builtins.int
     """The part of prompt_tokens served from the engine's prefix cache."""
+    tokens_probes: _builtins.int
+    """The part of tokens_spent generated by probes."""
     def __init__(
         self,
         *,
         tokens_spent: _builtins.int = ...,
         tokens_cancelled: _builtins.int = ...,
         tokens_lost: _builtins.int = ...,
-        tokens_saved_estimate: _builtins.int = ...,
+        tokens_saved_estimate: _builtins.int | None = ...,
         prompt_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
+        tokens_probes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_saved_estimate", b"_tokens_saved_estimate", "tokens_saved_estimate", b"tokens_saved_estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "prompt_tokens", b"prompt_tokens", "tokens_cancelled", b"tokens_cancelled", "tokens_lost", b"tokens_lost", "tokens_saved_estimate", b"tokens_saved_estimate", "tokens_spent", b"tokens_spent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_saved_estimate", b"_tokens_saved_estimate", "cached_prompt_tokens", b"cached_prompt_tokens", "prompt_tokens", b"prompt_tokens", "tokens_cancelled", b"tokens_cancelled", "tokens_lost", b"tokens_lost", "tokens_probes", b"tokens_probes", "tokens_saved_estimate", b"tokens_saved_estimate", "tokens_spent", b"tokens_spent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tokens_saved_estimate: _TypeAlias = _typing.Literal["tokens_saved_estimate"]  # noqa: Y015
+    _WhichOneofArgType__tokens_saved_estimate: _TypeAlias = _typing.Literal["_tokens_saved_estimate", b"_tokens_saved_estimate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_saved_estimate) -> _WhichOneofReturnType__tokens_saved_estimate | None: ...
 
 Global___Ledger: _TypeAlias = Ledger  # noqa: Y015
 
@@ -658,6 +774,10 @@ class QueryEvent(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
+    CHECKPOINTED_FIELD_NUMBER: _builtins.int
+    CALL_CANCELLED_FIELD_NUMBER: _builtins.int
+    REWARDED_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The query."""
@@ -700,6 +820,22 @@ class QueryEvent(_message.Message):
         """A limit of the query was reached; it winds up."""
 
     @_builtins.property
+    def probed(self) -> Global___Probed:
+        """A running chain was asked for its answer."""
+
+    @_builtins.property
+    def checkpointed(self) -> Global___Checkpointed:
+        """A running chain is safe up to a position."""
+
+    @_builtins.property
+    def call_cancelled(self) -> Global___CallCancelled:
+        """A call that was no longer wanted was closed."""
+
+    @_builtins.property
+    def rewarded(self) -> Global___Rewarded:
+        """A verifier has judged a branch."""
+
+    @_builtins.property
     def text_delta(self) -> Global___TextDelta:
         """Live text of a running call. Sent only when asked for, never stored."""
 
@@ -717,13 +853,17 @@ class QueryEvent(_message.Message):
         cancel_requested: Global___CancelRequested | None = ...,
         finished: Global___Finished | None = ...,
         limit_reached: Global___LimitReached | None = ...,
+        probed: Global___Probed | None = ...,
+        checkpointed: Global___Checkpointed | None = ...,
+        call_cancelled: Global___CallCancelled | None = ...,
+        rewarded: Global___Rewarded | None = ...,
         text_delta: Global___TextDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "sample_finished", b"sample_finished", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_cancelled", b"call_cancelled", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "checkpointed", b"checkpointed", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "probed", b"probed", "rewarded", b"rewarded", "sample_finished", b"sample_finished", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "query_id", b"query_id", "sample_finished", b"sample_finished", "sequence", b"sequence", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers_compared", b"answers_compared", "call_cancelled", b"call_cancelled", "call_failed", b"call_failed", "cancel_requested", b"cancel_requested", "checkpointed", b"checkpointed", "claimed", b"claimed", "event", b"event", "finished", b"finished", "limit_reached", b"limit_reached", "probed", b"probed", "query_id", b"query_id", "rewarded", b"rewarded", "sample_finished", b"sample_finished", "sequence", b"sequence", "text_delta", b"text_delta", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "claimed", "sample_finished", "call_failed", "answers_compared", "cancel_requested", "finished", "limit_reached", "text_delta"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "claimed", "sample_finished", "call_failed", "answers_compared", "cancel_requested", "finished", "limit_reached", "probed", "checkpointed", "call_cancelled", "rewarded", "text_delta"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -789,6 +929,7 @@ class SampleFinished(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     CERTAINDEX_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     branch: _builtins.int
     """The branch, counted from 0."""
     answer: _builtins.str
@@ -801,6 +942,8 @@ class SampleFinished(_message.Message):
     """Certaindex after it, in [0, 1]."""
     finish_reason: _builtins.str
     """Why the engine ended the call: "stop" or "length"."""
+    reward: _builtins.float
+    """The reward in [0, 1], where the call was asked to judge."""
     def __init__(
         self,
         *,
@@ -810,16 +953,161 @@ class SampleFinished(_message.Message):
         samples: _builtins.int = ...,
         certaindex: _builtins.float = ...,
         finish_reason: _builtins.str = ...,
+        reward: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "answer", b"answer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_reward", b"_reward", "answer", b"answer", "reward", b"reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "answer", b"answer", "branch", b"branch", "certaindex", b"certaindex", "finish_reason", b"finish_reason", "samples", b"samples", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_reward", b"_reward", "answer", b"answer", "branch", b"branch", "certaindex", b"certaindex", "finish_reason", b"finish_reason", "reward", b"reward", "samples", b"samples", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer: _TypeAlias = _typing.Literal["answer"]  # noqa: Y015
     _WhichOneofArgType__answer: _TypeAlias = _typing.Literal["_answer", b"_answer"]  # noqa: Y015
+    _WhichOneofReturnType__reward: _TypeAlias = _typing.Literal["reward"]  # noqa: Y015
+    _WhichOneofArgType__reward: _TypeAlias = _typing.Literal["_reward", b"_reward"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__answer) -> _WhichOneofReturnType__answer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reward) -> _WhichOneofReturnType__reward | None: ...
 
 Global___SampleFinished: _TypeAlias = SampleFinished  # noqa: Y015
+
+@_typing.final
+class Probed(_message.Message):
+    """Probed is a chain's trial answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    HESITANT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CERTAINDEX_FIELD_NUMBER: _builtins.int
+    branch: _builtins.int
+    """The chain."""
+    position: _builtins.int
+    """Tokens of the chain that the probe saw."""
+    answer: _builtins.str
+    """Its answer; unset where none could be read."""
+    hesitant: _builtins.bool
+    """Whether the reply hesitates ("wait"): then it counts for nothing."""
+    confidence: _builtins.float
+    """Mean probability of the reply's tokens, in [0, 1]; unset where the engine does not say."""
+    tokens: _builtins.int
+    """Completion tokens of the probe."""
+    certaindex: _builtins.float
+    """Certaindex after it, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        branch: _builtins.int = ...,
+        position: _builtins.int = ...,
+        answer: _builtins.str | None = ...,
+        hesitant: _builtins.bool = ...,
+        confidence: _builtins.float | None = ...,
+        tokens: _builtins.int = ...,
+        certaindex: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_confidence", b"_confidence", "answer", b"answer", "confidence", b"confidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_confidence", b"_confidence", "answer", b"answer", "branch", b"branch", "certaindex", b"certaindex", "confidence", b"confidence", "hesitant", b"hesitant", "position", b"position", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer: _TypeAlias = _typing.Literal["answer"]  # noqa: Y015
+    _WhichOneofArgType__answer: _TypeAlias = _typing.Literal["_answer", b"_answer"]  # noqa: Y015
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer) -> _WhichOneofReturnType__answer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+
+Global___Probed: _TypeAlias = Probed  # noqa: Y015
+
+@_typing.final
+class Checkpointed(_message.Message):
+    """Checkpointed says how far a chain would survive its tracker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    branch: _builtins.int
+    """The chain."""
+    position: _builtins.int
+    """Tokens of the chain."""
+    def __init__(
+        self,
+        *,
+        branch: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpointed: _TypeAlias = Checkpointed  # noqa: Y015
+
+@_typing.final
+class CallCancelled(_message.Message):
+    """CallCancelled is a call that gave no evidence because none was wanted any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    branch: _builtins.int
+    """The branch."""
+    attempt: _builtins.str
+    """The attempt."""
+    tokens: _builtins.int
+    """Completion tokens it had generated; of a chain those since its last checkpoint."""
+    def __init__(
+        self,
+        *,
+        branch: _builtins.int = ...,
+        attempt: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "branch", b"branch", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallCancelled: _TypeAlias = CallCancelled  # noqa: Y015
+
+@_typing.final
+class Rewarded(_message.Message):
+    """Rewarded is a verifier's judgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    branch: _builtins.int
+    """The branch."""
+    reward: _builtins.float
+    """The reward, in [0, 1]."""
+    detail: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        branch: _builtins.int = ...,
+        reward: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "detail", b"detail", "reward", b"reward"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rewarded: _TypeAlias = Rewarded  # noqa: Y015
 
 @_typing.final
 class CallFailed(_message.Message):
@@ -1296,3 +1584,67 @@ class CancelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class RunBatchRequest(_message.Message):
+    """RunBatchRequest is one query of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The caller's name for it, unique in the stream; returned with the answer."""
+    @_builtins.property
+    def query(self) -> Global___Query:
+        """The query."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        query: Global___Query | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunBatchRequest: _TypeAlias = RunBatchRequest  # noqa: Y015
+
+@_typing.final
+class RunBatchResponse(_message.Message):
+    """RunBatchResponse is the end of one query of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The caller's name for it."""
+    @_builtins.property
+    def state(self) -> Global___QueryState:
+        """It was accepted and is final."""
+
+    @_builtins.property
+    def refused(self) -> Global___QueryError:
+        """It was not accepted."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        state: Global___QueryState | None = ...,
+        refused: Global___QueryError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused", "result", b"result", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "refused", b"refused", "result", b"result", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["state", "refused"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___RunBatchResponse: _TypeAlias = RunBatchResponse  # noqa: Y015

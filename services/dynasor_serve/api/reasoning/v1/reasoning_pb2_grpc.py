@@ -65,6 +65,11 @@ class ReasoningServiceStub:
                 request_serializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelRequest.SerializeToString,
                 response_deserializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.RunBatch = channel.stream_stream(
+                '/dynasor_serve.api.reasoning.v1.ReasoningService/RunBatch',
+                request_serializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchRequest.SerializeToString,
+                response_deserializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchResponse.FromString,
+                _registered_method=True)
 
 
 class ReasoningServiceServicer:
@@ -113,6 +118,15 @@ class ReasoningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunBatch(self, request_iterator, context):
+        """RunBatch accepts queries as they come and answers each once it is final or refused, in the order they end. At most
+        a bounded number run at once; the server reads no further until one of them has ended. A query with an idempotency
+        key can be sent again after a broken stream: it is found, not asked twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReasoningServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +159,11 @@ def add_ReasoningServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelRequest.FromString,
                     response_serializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelResponse.SerializeToString,
+            ),
+            'RunBatch': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunBatch,
+                    request_deserializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchRequest.FromString,
+                    response_serializer=dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +329,33 @@ class ReasoningService:
             '/dynasor_serve.api.reasoning.v1.ReasoningService/Cancel',
             dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelRequest.SerializeToString,
             dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dynasor_serve.api.reasoning.v1.ReasoningService/RunBatch',
+            dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchRequest.SerializeToString,
+            dynasor__serve_dot_api_dot_reasoning_dot_v1_dot_reasoning__pb2.RunBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

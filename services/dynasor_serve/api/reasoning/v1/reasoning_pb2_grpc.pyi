@@ -28,6 +28,11 @@ class ReasoningServiceStub:
     """Watch streams a query's events from a sequence number on, until the final one."""
     Cancel: _aio.UnaryUnaryMultiCallable[_reasoning_pb2.CancelRequest, _reasoning_pb2.CancelResponse]
     """Cancel ends a query with its best answer so far. Cancelling a finished query changes nothing and is no error."""
+    RunBatch: _aio.StreamStreamMultiCallable[_reasoning_pb2.RunBatchRequest, _reasoning_pb2.RunBatchResponse]
+    """RunBatch accepts queries as they come and answers each once it is final or refused, in the order they end. At most
+    a bounded number run at once; the server reads no further until one of them has ended. A query with an idempotency
+    key can be sent again after a broken stream: it is found, not asked twice.
+    """
 
 class ReasoningServiceServicer(metaclass=_abc_1.ABCMeta):
     """ReasoningService answers queries by running reasoning programs on an engine and stopping them once they are settled."""
@@ -79,5 +84,16 @@ class ReasoningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_reasoning_pb2.CancelRequest, _abc.Awaitable[_reasoning_pb2.CancelResponse]],
     ) -> _abc.Awaitable[_reasoning_pb2.CancelResponse]:
         """Cancel ends a query with its best answer so far. Cancelling a finished query changes nothing and is no error."""
+
+    @_abc_1.abstractmethod
+    def RunBatch(
+        self,
+        request_iterator: _abc.AsyncIterator[_reasoning_pb2.RunBatchRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_reasoning_pb2.RunBatchRequest], _abc.AsyncIterator[_reasoning_pb2.RunBatchResponse]],
+    ) -> _abc.AsyncIterator[_reasoning_pb2.RunBatchResponse]:
+        """RunBatch accepts queries as they come and answers each once it is final or refused, in the order they end. At most
+        a bounded number run at once; the server reads no further until one of them has ended. A query with an idempotency
+        key can be sent again after a broken stream: it is found, not asked twice.
+        """
 
 def add_ReasoningServiceServicer_to_server(servicer: ReasoningServiceServicer, server: _aio.Server) -> None: ...

@@ -102,7 +102,7 @@ class CoordinateRequest(_message.Message):
     """Sent first on each stream: who speaks."""
     @_builtins.property
     def wants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProgramWant]:
-        """Programs whose wants changed. Each replaces what was known of the program."""
+        """Programs whose wants changed. Each replaces what was known of the program in its pool."""
 
     @_builtins.property
     def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningCall]:
@@ -150,6 +150,7 @@ class ProgramWant(_message.Message):
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     TOKENS_SPENT_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
+    SHARES_PREFIXES_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The program."""
     pool: _builtins.str
@@ -170,6 +171,8 @@ class ProgramWant(_message.Message):
     """Completion tokens spent so far."""
     algorithm: _builtins.str
     """The algorithm, for the history of similar programs."""
+    shares_prefixes: _builtins.bool
+    """Whether its calls go on from one another's text, so that they belong on one worker."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedCall]:
         """The calls it wants now, all issued together as a gang where places allow. Ids are branch/attempt."""
@@ -188,10 +191,11 @@ class ProgramWant(_message.Message):
         deadline_ms: _builtins.int = ...,
         tokens_spent: _builtins.int = ...,
         algorithm: _builtins.str = ...,
+        shares_prefixes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at_ms", b"accepted_at_ms", "algorithm", b"algorithm", "calls", b"calls", "deadline_ms", b"deadline_ms", "mean_tokens_per_branch", b"mean_tokens_per_branch", "pool", b"pool", "query_class", b"query_class", "query_id", b"query_id", "remaining_knob", b"remaining_knob", "tenant", b"tenant", "tokens_spent", b"tokens_spent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at_ms", b"accepted_at_ms", "algorithm", b"algorithm", "calls", b"calls", "deadline_ms", b"deadline_ms", "mean_tokens_per_branch", b"mean_tokens_per_branch", "pool", b"pool", "query_class", b"query_class", "query_id", b"query_id", "remaining_knob", b"remaining_knob", "shares_prefixes", b"shares_prefixes", "tenant", b"tenant", "tokens_spent", b"tokens_spent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,7 +407,9 @@ class Worker(_message.Message):
     message: _builtins.str
     """Why it is in this state, where there is something to say."""
     engine: _builtins.str
-    """What it is: "vllm", "vllm-cpu", "replay" or "external" (any OpenAI-compatible server)."""
+    """What it is: "vllm", "vllm-cpu", "replay", "external" (any OpenAI-compatible server), or a reward model behind vLLM's
+    "vllm-classify", "vllm-score" or "vllm-pooling".
+    """
     def __init__(
         self,
         *,

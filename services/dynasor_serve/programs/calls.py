@@ -1,0 +1,109 @@
+"""What a program asks of an engine: one plan per call.
+
+An algorithm plans its calls (`algorithm.Algorithm.call`); `engines.client` turns a plan into a request, and
+`tracker.gang` watches the calls that are to be watched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
+from dynasor_serve.programs.query import Message
+
+# Tokens of a chain after which its text is made durable whether it is probed or not.
+CHECKPOINT_TOKENS = 256
+
+
+class Judge(StrEnum):
+    """Who gives a path its reward."""
+
+    OWN = "own"  # the same model: its probability of "Yes" to whether the solution is correct
+    MODEL = "model"  # a reward model, in a pool of its own
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePrompt:
+    """How a half-finished chain is asked for its answer: text put behind it, and how its reply is sampled.
+
+    Attributes:
+        suffix: put behind the chain's text.
+        opened_box: the suffix ends inside `\\boxed{`, so the reply is read up to the first unmatched brace.
+        closes_thinking: an open `<think>` is closed before the suffix.
+        max_tokens: of the reply, in tokens.
+        temperature: of the reply.
+    """
+
+    suffix: str
+    opened_box: bool
+    closes_thinking: bool = False
+    max_tokens: int = 20
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a running chain is looked at.
+
+    Attributes:
+        schedule: when it is probed.
+        probe: how it is probed; None where it is only checkpointed.
+        position: tokens of the chain before this call: those of the continuation.
+        checkpoint_tokens: the chain's text is made durable at least so often, and at each probe.
+    """
+
+    schedule: ProbeSchedule
+    probe: ProbePrompt | None
+    position: int = 0
+    checkpoint_tokens: int = CHECKPOINT_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """What one call asks, beyond what the query says.
+
+    The engine sees the query's input, then `turns`, then the assistant's unfinished turn: `continuation`, the closing
+    of an open `<think>` where `closes_thinking`, and `suffix`. It goes on from there.
+
+    Attributes:
+        turns: further turns of a conversation, behind the query's own.
+        continuation: what the model has said so far.
+        suffix: what is put into its mouth.
+        closes_thinking: an open `<think>` is closed between the two.
+        opened_box: the suffix ends inside `\\boxed{`.
+        max_tokens: most completion tokens; None means the query's.
+        temperature: None means the query's.
+        stop: strings that end the completion; None means the query's.
+        keeps_stop: the string that ended it belongs to the text.
+        watch: set for a chain that is checkpointed and probed while it runs.
+        token_window: tokens over which the lowest group confidence is taken (arXiv 2508.15260); 0 asks for no
+            log-probabilities.
+        asks_probability: whether the mean probability of the reply's tokens is asked for; with an opened box, of those
+            up to its closing brace.
+        judge: set for a call that asks for the reward of `continuation`.
+        pool: where it runs; empty means the query's pool.
+    """
+
+    turns: tuple[Message, ...] = ()
+    continuation: str = ""
+    suffix: str = ""
+    closes_thinking: bool = False
+    opened_box: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] | None = None
+    keeps_stop: bool = False
+    watch: Watch | None = None
+    token_window: int = 0
+    asks_probability: bool = False
+    judge: Judge | None = None
+    pool: str = ""
+
+    @property
+    def continues(self) -> bool:
+        """Whether the engine must go on inside the assistant's turn, or may have to later."""
+        return bool(self.continuation or self.suffix or self.watch is not None)
+
+
+SAMPLE = CallPlan()  # the query as it stands

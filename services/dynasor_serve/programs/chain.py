@@ -1,0 +1,181 @@
+"""One long chain of thought, as far as it is known: its text, the answers that probes read from it, and its end.
+
+A part of the algorithms that think in chains (`chain_of_thought`, `self_consistency`). A chain is thought in one call,
+whose text is checkpointed. It ends by itself, or its rule settles it; where it ran out of tokens, or where the user
+wants prose, a second call closes the thinking and writes the answer down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.certaindex.clusters import AnswerClusters
+from dynasor_serve.certaindex.rules.rule import ChainRule
+from dynasor_serve.certaindex.trials import Trials
+from dynasor_serve.certaindex.verdict import Verdict
+from dynasor_serve.programs.calls import CallPlan
+from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
+from dynasor_serve.programs.probe_prompts import watch
+from dynasor_serve.programs.query import ProbeParameters
+
+_ASK_FOR_ANSWER = "\n\n**Final Answer**\n\\boxed{"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainShape:
+    """What all chains of a program share.
+
+    Attributes:
+        rule: settles a chain.
+        probe: how it is probed.
+        max_tokens: of the chain and its conclusion together.
+        answer_tokens: kept of those for the conclusion.
+        writes_prose: a chain that its rule settled gets a conclusion too.
+        token_window: see `CallPlan`.
+    """
+
+    rule: ChainRule
+    probe: ProbeParameters
+    max_tokens: int
+    answer_tokens: int
+    writes_prose: bool = False
+    token_window: int = 0
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Most tokens that the thinking may have."""
+        return self.max_tokens - self.answer_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The state of one chain."""
+
+    shape: ChainShape
+    clusters: AnswerClusters  # of the probes' answers
+    text: str = ""
+    position: int = 0  # tokens of the text
+    positions: tuple[int, ...] = ()  # of each probe
+    answers: tuple[str | None, ...] = ()  # of each probe, as read
+    confidences: tuple[float | None, ...] = ()
+    hesitant: tuple[bool, ...] = ()
+    settled: Verdict | None = None  # the rule's, once it stops the chain
+    is_cut: bool = False  # the thinking ended for want of tokens
+    is_complete: bool = False  # nothing more is asked of the engine
+    answer: str | None = None  # once complete
+    lowest_confidence: float | None = None  # of a group of tokens so far
+
+    @classmethod
+    def start(cls, shape: ChainShape, answer_type: AnswerType) -> Self:
+        return cls(shape=shape, clusters=AnswerClusters.empty(answer_type))
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether its first call should run."""
+        return not (self.is_complete or self.is_cut or self.settled)
+
+    @property
+    def is_concluding(self) -> bool:
+        """Whether its second call should run."""
+        return not self.is_complete and not self.is_thinking
+
+    @property
+    def trials(self) -> Trials:
+        """The evidence of its rule."""
+        labels = self.clusters.labels
+        open_labels = self.clusters.votes(len(labels)).undecided
+        return Trials(labels, self.positions, self.confidences, self.hesitant, open_labels, self.shape.max_tokens)
+
+    @property
+    def trial_answer(self) -> str | None:
+        """The answer of the last probe that counts; None where none does."""
+        pairs = zip(reversed(self.answers), reversed(self.hesitant), reversed(self.clusters.labels), strict=True)
+        return next((answer for answer, hesitates, label in pairs if label is not None and not hesitates), None)
+
+    @property
+    def certaindex(self) -> float:
+        """How settled the chain is, in [0, 1], by its rule's measure."""
+        return self.shape.rule.certaindex(self.trials)
+
+    def thinking_call(self) -> CallPlan:
+        """The call that thinks; after a crash from where the text is durable."""
+        shape = self.shape
+        return CallPlan(
+            continuation=self.text,
+            max_tokens=max(1, shape.thinking_tokens - self.position),
+            watch=watch(shape.probe, shape.rule.schedule, self.position),
+            token_window=shape.token_window,
+        )
+
+    def concluding_call(self) -> CallPlan:
+        """The call that closes the thinking and writes the answer down."""
+        answer = self.trial_answer if self.settled else None
+        if answer is None:
+            suffix, opened_box = _ASK_FOR_ANSWER, True
+        else:
+            suffix, opened_box = f"The final answer is \\boxed{{{answer}}}.\n\n", False
+        return CallPlan(
+            continuation=self.text,
+            closes_thinking=True,
+            suffix=suffix,
+            opened_box=opened_box,
+            max_tokens=self.shape.answer_tokens,
+        )
+
+    def checkpointed(self, event: Checkpointed) -> Self:
+        """Takes more of its text."""
+        lowest = self.lowest_confidence if event.confidence is None else event.confidence
+        return replace(self, text=self.text + event.text, position=event.position, lowest_confidence=lowest)
+
+    def probed(self, event: Probed) -> Self:
+        """Takes a probe's reply; one that comes after the end of the thinking changes nothing."""
+        if not self.is_thinking:
+            return self
+        return replace(
+            self,
+            clusters=self.clusters.add(event.answer),
+            positions=(*self.positions, event.position),
+            answers=(*self.answers, event.answer),
+            confidences=(*self.confidences, event.confidence),
+            hesitant=(*self.hesitant, event.is_hesitant),
+        ).judged()
+
+    def compared(self, event: AnswersCompared) -> Self:
+        """Takes the evaluator's decisions."""
+        clusters = self.clusters.decided(event.equal, event.unequal)
+        return self if clusters is self.clusters else replace(self, clusters=clusters).judged()
+
+    def finished(self, event: CallFinished) -> Self:
+        """Takes the end of its thinking."""
+        thought = replace(self, text=self.text + event.text, position=self.position + event.tokens)
+        if event.finish_reason == "length" and self.shape.answer_tokens:
+            return replace(thought, is_cut=True)
+        return replace(thought, is_complete=True, answer=event.answer)
+
+    def concluded(self, event: CallFinished) -> Self:
+        """Takes the end of its conclusion. What the rule settled stands, whatever the prose says."""
+        suffix = self.concluding_call().suffix
+        answer = self.trial_answer if self.settled else event.answer or self.trial_answer
+        return replace(self, text=self.text + suffix + event.text, is_complete=True, answer=answer)
+
+    def cut(self) -> Self:
+        """Ends the thinking where it is, for want of tokens."""
+        return replace(self, is_cut=True)
+
+    def given_up(self) -> Self:
+        """Ends it without another call: with the last probe's answer, if any."""
+        return replace(self, is_complete=True, answer=self.trial_answer)
+
+    def judged(self) -> Self:
+        """Asks the rule."""
+        if not self.is_thinking:
+            return self
+        verdict = self.shape.rule.verdict(self.trials)
+        if not verdict.stops:
+            return self
+        settled = replace(self, settled=verdict)
+        if self.shape.writes_prose and self.shape.answer_tokens:
+            return settled
+        return replace(settled, is_complete=True, answer=self.trial_answer)
