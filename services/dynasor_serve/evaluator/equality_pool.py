@@ -1,31 +1,28 @@
 """Do two answers mean the same? Asked of worker processes, since computer algebra on hostile input may hang or explode.
 
 Called by the servicer with the pairs that trackers could not decide by their keys. Each worker
-(`equality_worker`) takes one pair at a time and is killed and replaced when it is late, dies or talks nonsense. Workers
-are started with exec, never forked: gRPC's threads do not survive a fork. Requests take turns, a pair each, so that one
-full of hostile pairs delays the others by a pair and not by all of them; and answers that have cost a worker before
-come after all others.
+(`equality_worker`) takes one pair at a time and is killed and replaced when it is late, dies or talks nonsense.
+Programs take turns, a pair each (`questions`), so that one full of hostile pairs delays the others by a pair and not by
+all of them; and answers that have cost a worker before come after all others.
 """
 
 import asyncio
 import json
 import logging
-import os
-import sys
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 from dynasor_serve.certaindex.answers import AnswerType, canonical
+from dynasor_serve.evaluator.child_process import start_python
+from dynasor_serve.evaluator.questions import Questions
 
 logger = logging.getLogger(__name__)
 
 _WORKER_MODULE = "dynasor_serve.evaluator.equality_worker"
-# All that a worker gets of the environment: what the dynamic linker needs, and no secrets.
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH")
 _ATTEMPTS = 2  # a worker may have died for a reason that is not the pair's
 _MAX_LINE_BYTES = 4096
 
@@ -47,23 +44,6 @@ class EqualityPoolClosed(RuntimeError):
 
 class _WorkerLost(Exception):
     """The worker died, or said what it should not."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """What a request still wants."""
-
-    pairs: deque[_Pair]
-    late: deque[_Pair] = field(default_factory=deque)  # put off: an answer of theirs has cost a worker
-
-
-@dataclass(slots=True, eq=False)
-class _Question:
-    """A pair that somebody waits for."""
-
-    future: "asyncio.Future[Equality]"
-    requests: int = 0  # that wait for it
-    is_taken: bool = False  # by a worker
 
 
 class EqualityPool:
@@ -94,12 +74,8 @@ class EqualityPool:
         self._start_seconds = start_seconds
         self._cached_pairs = cached_pairs
         self._on_restart = on_restart
-        self._decisions: OrderedDict[_Pair, Equality] = OrderedDict()
-        self._questions: dict[_Pair, _Question] = {}  # pair -> who waits for it
-        self._turns: deque[_Request] = deque()  # in the order of their turns
-        self._late_turns: deque[_Request] = deque()  # those with pairs that are put off, likewise
+        self._questions = Questions[_Pair, Equality](most_remembered=cached_pairs, is_put_off=self._has_cost_a_worker)
         self._costly: OrderedDict[str, None] = OrderedDict()  # keys of answers that have cost a worker, latest last
-        self._has_turns = asyncio.Event()
         self._serving: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -116,8 +92,7 @@ class EqualityPool:
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        for pair in tuple(self._questions):
-            self._settle(pair, Equality.NOT_REACHED)
+        self._questions.give_up()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -126,14 +101,15 @@ class EqualityPool:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def decide(self, pairs: Sequence[_Pair], *, within_seconds: float | None = None) -> list[Equality]:
+    async def decide(
+        self, pairs: Sequence[_Pair], *, program: str = "", within_seconds: float | None = None
+    ) -> list[Equality]:
         """Return what is known of each pair of `math` answers, in order.
 
         Answers may be given as models wrote them or as keys. Equal keys, numbers and words are decided on the spot.
-        What this request alone waits for is dropped when its time is up or it is cancelled; a pair that a worker is at
-        is still decided and remembered.
 
         Args:
+            program: whose answers they are; programs take turns. An empty name makes the request one of its own.
             within_seconds: how long to wait; what is not decided by then is not reached. None waits for all.
 
         Raises:
@@ -141,21 +117,13 @@ class EqualityPool:
         """
         if not self._serving:
             raise EqualityPoolClosed("the equality pool is not running; start() it, and ask before close()")
-        decisions: list[Equality] = []
-        waiting: dict[int, _Pair] = {}  # position -> pair
-        for position, (left, right) in enumerate(pairs):
-            pair, decision = self._known(left, right)
-            decisions.append(decision)
-            if decision is Equality.NOT_REACHED:
-                waiting[position] = pair
-        asked = list(dict.fromkeys(waiting.values()))
-        decided = await self._decided(asked, within_seconds) if asked else {}
-        for position, pair in waiting.items():
-            decisions[position] = decided[pair]
-        return decisions
+        known = [self._known(left, right) for left, right in pairs]
+        open_pairs = [pair for pair, decision in known if decision is None]
+        decided = await self._questions.answers(open_pairs, program=program, within_seconds=within_seconds)
+        return [decision or decided[pair] or Equality.NOT_REACHED for pair, decision in known]
 
-    def _known(self, left: str, right: str) -> tuple[_Pair, Equality]:
-        """Return (the pair by its keys in order, what is known of it without a worker)."""
+    def _known(self, left: str, right: str) -> tuple[_Pair, Equality | None]:
+        """Return (the pair by its keys in order, what its keys tell of it)."""
         first, second = canonical(left, AnswerType.MATH), canonical(right, AnswerType.MATH)
         pair = (first.key, second.key) if first.key <= second.key else (second.key, first.key)
         if not first.key or not second.key:  # no answer equals nothing
@@ -164,45 +132,7 @@ class EqualityPool:
             return pair, Equality.EQUAL
         if first.decided and second.decided:
             return pair, Equality.DIFFERENT
-        if pair in self._decisions:
-            self._decisions.move_to_end(pair)
-            return pair, self._decisions[pair]
-        return pair, Equality.NOT_REACHED
-
-    async def _decided(self, pairs: list[_Pair], within_seconds: float | None) -> dict[_Pair, Equality]:
-        """Give the pairs a turn and wait for them."""
-        questions = {pair: self._asked(pair) for pair in pairs}
-        request = _Request(deque(pairs))
-        self._turns.append(request)
-        self._has_turns.set()
-        try:
-            # `wait`, unlike `gather`, leaves the futures alone when this call is cancelled: others share them.
-            await asyncio.wait([question.future for question in questions.values()], timeout=within_seconds)
-            return {
-                pair: question.future.result() if question.future.done() else Equality.NOT_REACHED
-                for pair, question in questions.items()
-            }
-        finally:
-            request.pairs.clear()
-            request.late.clear()
-            for pair, question in questions.items():
-                question.requests -= 1
-                if not question.requests and not question.is_taken and not question.future.done():
-                    del self._questions[pair]
-
-    def _asked(self, pair: _Pair) -> _Question:
-        question = self._questions.get(pair)
-        if question is None:
-            question = self._questions[pair] = _Question(asyncio.get_running_loop().create_future())
-        question.requests += 1
-        return question
-
-    def _settle(self, pair: _Pair, decision: Equality) -> None:
-        if decision is not Equality.NOT_REACHED:
-            self._decisions[pair] = decision
-            if len(self._decisions) > self._cached_pairs:
-                self._decisions.popitem(last=False)
-        self._questions.pop(pair).future.set_result(decision)
+        return pair, None
 
     async def _serve(self) -> None:
         """Keep one worker alive and give it pairs."""
@@ -210,55 +140,14 @@ class EqualityPool:
         try:
             while True:
                 worker = worker or await self._started()
-                worker = await self._decide_one(await self._next(), worker)
+                worker = await self._decide_one(await self._questions.take(), worker)
         finally:
             if worker is not None:
                 await worker.kill()
 
-    async def _next(self) -> _Pair:
-        """Take the next pair that no worker has, of the request whose turn it is."""
-        while True:
-            pair = self._next_in_turn() or self._next_late()
-            if pair is not None:
-                self._questions[pair].is_taken = True
-                return pair
-            self._has_turns.clear()
-            await self._has_turns.wait()
-
-    def _next_in_turn(self) -> _Pair | None:
-        """Take the next pair whose answers have cost no worker; those before it that have are put off."""
-        while self._turns:
-            request = self._turns.popleft()
-            while request.pairs:
-                pair = request.pairs.popleft()
-                if not self._is_waiting(pair):
-                    continue
-                if self._costly.keys().isdisjoint(pair):
-                    self._turns.append(request)
-                    return pair
-                if not request.late:
-                    self._late_turns.append(request)
-                request.late.append(pair)
-        return None
-
-    def _next_late(self) -> _Pair | None:
-        while self._late_turns:
-            request = self._late_turns.popleft()
-            while request.late:
-                pair = request.late.popleft()
-                if self._is_waiting(pair):
-                    if request.late:
-                        self._late_turns.append(request)
-                    return pair
-        return None
-
-    def _is_waiting(self, pair: _Pair) -> bool:
-        question = self._questions.get(pair)
-        return question is not None and not question.is_taken
-
     async def _decide_one(self, pair: _Pair, worker: "_Worker | None") -> "_Worker | None":
         """Settle a pair, whatever happens. Return the worker, or None if it is to be replaced."""
-        decision = Equality.NOT_REACHED
+        decision: Equality | None = None
         try:
             for _ in range(_ATTEMPTS):
                 worker = worker or await self._started()
@@ -279,11 +168,14 @@ class EqualityPool:
         except BaseException:  # the pool closes
             if worker is not None:
                 await worker.kill()
-            decision = Equality.NOT_REACHED
+            decision = None
             raise
         finally:
-            self._settle(pair, decision)
+            self._questions.settle(pair, decision)
         return worker
+
+    def _has_cost_a_worker(self, pair: _Pair) -> bool:
+        return not self._costly.keys().isdisjoint(pair)
 
     def _note_cost(self, pair: _Pair) -> None:
         for key in pair:
@@ -320,20 +212,7 @@ class _Worker:
             TimeoutError: it is not ready in time.
             _WorkerLost: it died.
         """
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # never import from the working directory
-            "-m",
-            _WORKER_MODULE,
-            str(os.getpid()),
-            str(memory_bytes),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C in a terminal is the parent's to answer
-            limit=_MAX_LINE_BYTES,
-        )
+        process = await start_python(_WORKER_MODULE, str(memory_bytes), line_bytes=_MAX_LINE_BYTES)
         worker = cls(process)
         try:
             async with asyncio.timeout(start_seconds):

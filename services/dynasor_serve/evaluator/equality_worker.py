@@ -6,12 +6,10 @@ and may be hostile, so it holds nothing worth having, its memory and its CPU tim
 and the pool kills it when it is late.
 """
 
-import ctypes
 import json
 import logging
 import os
 import resource
-import signal
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -23,7 +21,8 @@ from sympy import And
 from sympy.core.relational import Relational
 from sympy.sets import Set
 
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+from dynasor_serve.evaluator.parent_death import die_with
+
 # Decimal places in which two decimals must agree. math-verify's own 6 takes 0.0000001 and 0.0000002 for equal.
 _FLOAT_PLACES: Final = 12
 # The first of its kind loads parts of sympy; this is done before an answer waits for it.
@@ -33,7 +32,7 @@ _WARM_UP: Final = (("(x+1)^2", "x^2+2x+1"), (r"\frac{\pi}{2}", r"\pi\cdot0.5"), 
 def main() -> None:
     """Answer until the standard input ends."""
     parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent)
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
     logging.disable(logging.CRITICAL)
@@ -91,14 +90,6 @@ def _equal(gold: Any, answer: Any) -> bool:
 def _is_relation(*expressions: Any) -> bool:
     """Whether `verify` may say one thing for (a, b) and another for (b, a): `1 < x < 2` and `(1, 2)`."""
     return any(isinstance(expression, Relational | And | Set) for expression in expressions)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the one that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that took effect
-        sys.exit(1)
 
 
 def _limit(what: int, amount: int) -> None:
