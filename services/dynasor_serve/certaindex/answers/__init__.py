@@ -2,6 +2,19 @@
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
 from dynasor_serve.certaindex.answers.canonical import Canonical, canonical
-from dynasor_serve.certaindex.answers.extraction import closing_brace, extract, extract_in_open_box
+from dynasor_serve.certaindex.answers.extraction import (
+    closing_brace,
+    extract,
+    extract_announced,
+    extract_in_open_box,
+)
 
-__all__ = ["AnswerType", "Canonical", "canonical", "closing_brace", "extract", "extract_in_open_box"]
+__all__ = [
+    "AnswerType",
+    "Canonical",
+    "canonical",
+    "closing_brace",
+    "extract",
+    "extract_announced",
+    "extract_in_open_box",
+]

@@ -69,6 +69,16 @@ def extract(text: str, answer_type: AnswerType) -> str | None:
     return answer
 
 
+def extract_announced(text: str, answer_type: AnswerType) -> str | None:
+    """Return the answer that a text sets apart, by a box or the words of `extract` (1 and 2); None if there is none.
+
+    Nothing that is said in passing counts, and nothing in reasoning: a half-finished solution that announces its answer
+    has come to its end.
+    """
+    said, _ = _split_reasoning(text)
+    return _boxed(said, answer_type) or _announced(said, answer_type)
+
+
 def extract_in_open_box(text: str, answer_type: AnswerType) -> str | None:
     """Return the answer in a continuation of a prompt that ends in `\\boxed{`: all up to the first unmatched brace."""
     return _of_type(_balanced(text[:MAX_ANSWER_CHARACTERS], 0), answer_type)

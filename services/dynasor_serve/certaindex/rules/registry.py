@@ -56,7 +56,7 @@ class RuleEntry:
         summary: what it does, in one line.
         watches: the kinds of evidence that it takes.
         parameters: in order.
-        example: a type string that `parse_rule` takes, all parameters spelled out with their defaults; where these alone
+        example: a type string that `parse_rule` takes, with all parameters and their defaults; where these alone
             make no rule, the class's own `example`.
     """
 

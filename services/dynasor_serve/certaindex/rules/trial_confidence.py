@@ -15,7 +15,8 @@ class TrialConfidence(Parameterised):
     """Stops when the last `repeats` trials have equal answers, each with a confidence of at least `threshold`.
 
     None of them may be empty or hesitant, and where the engine gives no log-probabilities nothing stops. Trials are
-    asked where one thought ends and the next begins, at "Wait" and "Alternatively".
+    asked where one thought ends and the next begins, at "Wait" and "Alternatively". DEER itself stops above 0.95; on
+    recorded chains of a 7B model on MATH500, 0.995 loses 0.9 points of accuracy and saves 42 % of the tokens.
 
     Source: DEER, arXiv 2504.15895v3, section 3.
     """
