@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dynasor_serve.certaindex.answers import AnswerType, canonical
 from dynasor_serve.certaindex.clusters import AnswerClusters
+from dynasor_serve.certaindex.votes import Votes
 
 # Spellings of three values that only algebra can join, and plain numbers that are decided.
 SPELLINGS = {
@@ -49,7 +50,8 @@ def test_only_mathematics_raises_questions(answer_type: AnswerType) -> None:
 def test_a_question_is_asked_once_per_new_cluster() -> None:
     clusters = clusters_of("5", "7", r"\sqrt{25}", r"\sqrt{25}", "8")
     assert clusters.questions() == (("5", r"\sqrt{25}"), ("7", r"\sqrt{25}"), (r"\sqrt{25}", "8"))
-    assert clusters.votes(8).undecided == {0, 1, 2, 3}
+    assert clusters.votes(8).undecided == clusters.undecided == {0, 1, 2, 3}
+    assert clusters_of("5", "7").undecided == frozenset()
 
 
 def test_a_merge_keeps_the_first_answer_and_settles_the_rest() -> None:
@@ -78,6 +80,11 @@ def test_five_and_seven_are_never_merged() -> None:
     clusters = clusters_of("5", "7")
     assert clusters.merge("5", "7") == clusters
     assert clusters.merge("5", "never given") == clusters
+
+
+def test_votes_carry_rewards_and_confidences() -> None:
+    votes = clusters_of("5", None).votes(8, rewards=(0.5, None), confidences=(2.0, 1.0), running=((2, 1.5),))
+    assert votes == Votes((0, None), 8, rewards=(0.5, None), confidences=(2.0, 1.0), running=((2, 1.5),))
 
 
 def test_it_is_frozen() -> None:

@@ -7,7 +7,18 @@ from typing import ClassVar
 
 import pytest
 
-from dynasor_serve.certaindex.rules import InvalidRule, Rule, parse_rule, registry, rule_catalogue
+from dynasor_serve.certaindex.rules import (
+    ChainRule,
+    Evidence,
+    InvalidRule,
+    Rule,
+    VoteRule,
+    parse_chain_rule,
+    parse_rule,
+    parse_vote_rule,
+    registry,
+    rule_catalogue,
+)
 from dynasor_serve.certaindex.rules.parameters import Parameterised, parameter
 from dynasor_serve.certaindex.rules.static_threshold import StaticThreshold
 from dynasor_serve.certaindex.verdict import Verdict, going_on
@@ -24,6 +35,20 @@ from dynasor_serve.certaindex.votes import Votes
         ("static-threshold:threshold=1,detect=8", "static-threshold:threshold=1.0,detect=8"),
         ("n-step-threshold:every=2", "n-step-threshold:threshold=0.7,every=2"),
         ("beta-posterior:confidence=9.5e-1", "beta-posterior:confidence=0.95"),
+        ("m-of-n", "m-of-n:m=4"),
+        ("reward-threshold:mean=0.4", "reward-threshold:max=0.0,mean=0.4,detect=3"),
+        ("reward-threshold:max=1,detect=16", "reward-threshold:max=1.0,mean=0.0,detect=16"),
+        ("confidence-prune:keep=10", "confidence-prune:warmup=16,keep=10,window=2048"),
+        ("consensus-window:window=3,interval=64", "consensus-window:window=3,interval=64,threshold=1.0"),
+        ("trial-confidence", "trial-confidence:threshold=0.995,repeats=1,interval=0"),
+        (
+            "static-threshold:threshold=0.99,detect=3&reward-threshold:mean=0.4",
+            "static-threshold:threshold=0.99,detect=3 & reward-threshold:max=0.0,mean=0.4,detect=3",
+        ),
+        (
+            " consensus-window & trial-confidence ",
+            "consensus-window:window=8,interval=512,threshold=1.0 & trial-confidence:threshold=0.995,repeats=1,interval=0",
+        ),
     ],
 )
 def test_type_strings_are_read_and_written(written: str, canonical: str) -> None:
@@ -53,6 +78,20 @@ def test_type_strings_are_read_and_written(written: str, canonical: str) -> None
         ("beta-posterior:confidence=1", "rule.confidence", "above 0.5 and below 1"),
         ("n-step-threshold:every=0", "rule.every", "at least 1"),
         ("even" * 100, "rule", "256"),
+        ("reward-threshold", "rule.max", "give one above 0"),
+        ("reward-threshold:detect=2", "rule.max", "neither max nor mean is given"),
+        ("reward-threshold:mean=0.4,mean", "rule", "write reward-threshold:max=0.0,mean=0.4,detect=3"),
+        ("reward-threshold:max=1.1", "rule.max", "at most 1"),
+        ("confidence-prune:keep=100", "rule.keep", "at most 99"),
+        ("m-of-n:m=0", "rule.m", "at least 1"),
+        ("consensus-window:window=1", "rule.window", "at least 2"),
+        ("consensus-window:threshold=0.5", "rule.threshold", "above 0.5"),
+        ("trial-confidence:repeats=0", "rule.repeats", "at least 1"),
+        ("even & ", "rule", "there is no rule ''"),
+        ("even & evn", "rule", "did you mean 'even'?"),
+        ("static-threshold & consensus-window", "rule", "consensus-window watches chain; join rules with & that watch"),
+        ("confidence-prune & confidence-prune:window=512", "rule", "over 512 and 2048 tokens"),
+        (" & ".join(["confidence-prune"] * 8), "rule", "all parameters spelled out, has 389 characters"),
     ],
 )
 def test_a_wrong_type_string_says_what_would_be_right(written: str, field: str, told: str) -> None:
@@ -80,6 +119,63 @@ def test_the_catalogue_documents_every_parameter() -> None:
     assert all(each.doc for entry in catalogue.values() for each in entry.parameters)
 
 
+def test_the_catalogue_gives_a_type_string_that_works() -> None:
+    for entry in rule_catalogue():
+        assert str(parse_rule(entry.example)) == entry.example
+        assert parse_rule(entry.example).watches == entry.watches
+
+
+def test_the_catalogue_says_what_each_rule_watches() -> None:
+    watches = {entry.name: entry.watches for entry in rule_catalogue()}
+    chains = {name for name, watched in watches.items() if Evidence.CHAIN in watched}
+    assert chains == {"even", "consensus-window", "trial-confidence"}
+    assert {name for name, watched in watches.items() if Evidence.VOTES in watched} == watches.keys() - chains | {
+        "even"
+    }
+
+
+@pytest.mark.parametrize("type_string", ["even", "beta-posterior", "even & m-of-n", "confidence-prune"])
+def test_a_rule_over_votes_is_parsed_as_one(type_string: str) -> None:
+    rule = parse_vote_rule(type_string)
+    assert isinstance(rule, VoteRule)
+    assert rule == parse_rule(type_string)
+
+
+@pytest.mark.parametrize("type_string", ["even", "consensus-window", "even & trial-confidence", "even & even"])
+def test_a_rule_over_one_chain_is_parsed_as_one(type_string: str) -> None:
+    rule = parse_chain_rule(type_string)
+    assert isinstance(rule, ChainRule)
+    assert str(rule) == str(parse_rule(type_string))
+
+
+@pytest.mark.parametrize(
+    ("type_string", "told"),
+    [
+        (
+            "consensus-window:window=3",
+            "consensus-window:window=3 watches one chain; use it with chain-of-thought or iter",
+        ),
+        ("consensus-window & trial-confidence", "watches one chain"),
+        ("even & trial-confidence", "watches one chain"),
+        ("trial-confidence", "rules that fit here: even, static-threshold, "),
+    ],
+)
+def test_a_rule_over_one_chain_is_refused_for_votes(type_string: str, told: str) -> None:
+    with pytest.raises(InvalidRule) as refused:
+        parse_vote_rule(type_string)
+    assert refused.value.field == "rule"
+    assert told in str(refused.value)
+    assert "consensus-window" not in refused.value.remedy
+
+
+@pytest.mark.parametrize("type_string", ["beta-posterior", "even & m-of-n", "m-of-n & confidence-prune"])
+def test_a_rule_over_votes_is_refused_for_a_chain(type_string: str) -> None:
+    with pytest.raises(InvalidRule) as refused:
+        parse_chain_rule(type_string)
+    assert "watches votes; use it with self-consistency" in refused.value.problem
+    assert refused.value.remedy == "rules that fit here: even, consensus-window, trial-confidence"
+
+
 @dataclass(frozen=True, slots=True)
 class Patient(Parameterised):
     """A third party's rule."""
@@ -94,6 +190,22 @@ class Patient(Parameterised):
         return "Waits."
 
 
+@dataclass(frozen=True, slots=True)
+class Unready(Patient):
+    """A third party's rule over one chain that does not say when to ask."""
+
+    name: ClassVar[str] = "unready"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.CHAIN})
+
+
+@dataclass(frozen=True, slots=True)
+class Blind(Patient):
+    """A third party's rule that watches nothing."""
+
+    name: ClassVar[str] = "blind"
+    watches: ClassVar[frozenset[Evidence]] = frozenset()
+
+
 def install(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
     """Pretend that packages offer these (name, object) entry points."""
     points = EntryPoints(EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in entries)
@@ -104,7 +216,10 @@ def install(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
 def test_a_third_partys_rule_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, ("patient", "Patient"))
     assert str(parse_rule("patient:patience=4")) == "patient:patience=4"
-    assert [entry.name for entry in rule_catalogue()][-1] == "patient"
+    assert [(entry.name, entry.watches) for entry in rule_catalogue()][-1] == ("patient", {Evidence.VOTES})
+    assert str(parse_vote_rule("patient & m-of-n:m=2")) == "patient:patience=3 & m-of-n:m=2"
+    with pytest.raises(InvalidRule, match="patient watches votes"):
+        parse_chain_rule("patient")
     with pytest.raises(InvalidRule, match="did you mean 'patient'"):
         parse_rule("pashent")
 
@@ -115,6 +230,8 @@ def test_a_third_partys_rule_is_found_by_its_entry_point(monkeypatch: pytest.Mon
         ("broken", "NoSuchObject", "cannot be loaded"),
         ("impatient", "Patient", "is not a rule class of that name"),
         ("odd", "install", "is not a dataclass"),
+        ("unready", "Unready", "watches a chain without `certaindex` and `schedule`"),
+        ("blind", "Blind", "watches nothing"),
     ],
 )
 def test_a_third_partys_broken_rule_is_reported(

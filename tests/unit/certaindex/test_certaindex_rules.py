@@ -1,14 +1,17 @@
-"""Each rule against verdicts worked out by hand, and against what it must never do."""
+"""Each rule over votes against verdicts worked out by hand, and against what it must never do."""
 
 from itertools import product
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from dynasor_serve.certaindex.rules import Rule, parse_rule
+from dynasor_serve.certaindex.rules import Evidence, VoteRule, parse_vote_rule, token_window
 from dynasor_serve.certaindex.rules.beta_posterior import lead_probability
+from dynasor_serve.certaindex.rules.conjunction import VoteConjunction
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind
 from dynasor_serve.certaindex.votes import Votes
 
@@ -21,14 +24,35 @@ EVERY_RULE = (
     "beta-posterior",
     "beta-posterior:confidence=0.6",
     "majority-locked",
+    "m-of-n",
+    "m-of-n:m=1",
+    "reward-threshold:mean=0.1",
+    "reward-threshold:max=0.1,detect=1",
+    "confidence-prune:warmup=2,keep=50",
+    "static-threshold & reward-threshold:mean=0.1",
+    "m-of-n:m=2 & confidence-prune:warmup=2,keep=50",
 )
+# `m-of-n` takes answers as they come, whatever they say.
+JUDGING_RULES = tuple(rule for rule in EVERY_RULE if not rule.startswith("m-of-n"))
 
 
 def ask(rule: str, answers: str, cap: int = 16, undecided: str = "") -> Verdict:
     """Ask a rule about samples written as one character each; `-` has no answer."""
+    return parse_vote_rule(rule).verdict(votes_of(answers, cap, undecided))
+
+
+def votes_of(
+    answers: str,
+    cap: int = 16,
+    undecided: str = "",
+    *,
+    rewards: tuple[float | None, ...] = (),
+    confidences: tuple[float | None, ...] = (),
+    running: tuple[tuple[int, float], ...] = (),
+) -> Votes:
     names = {name: label for label, name in enumerate(dict.fromkeys(answers.replace("-", "")))}
     labels = tuple(names.get(answer) for answer in answers)
-    return parse_rule(rule).verdict(Votes(labels, cap, frozenset(names[name] for name in undecided)))
+    return Votes(labels, cap, frozenset(names[name] for name in undecided), rewards, confidences, running)
 
 
 def stops(rule: str, answers: str, cap: int = 16, undecided: str = "") -> bool:
@@ -120,7 +144,7 @@ def _winner(labels: tuple[int | None, ...]) -> int | None:
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=1, max_size=6).map(tuple), st.integers(0, 3))
 def test_a_locked_majority_wins_however_it_goes_on(labels: tuple[int | None, ...], remaining: int) -> None:
-    verdict = parse_rule("majority-locked").verdict(Votes(labels, len(labels) + remaining))
+    verdict = parse_vote_rule("majority-locked").verdict(Votes(labels, len(labels) + remaining))
     leader = _winner(labels)
     rest = product((None, 0, 1, 2, 3, 9), repeat=remaining)
     always_wins = leader is not None and all(_winner((*labels, *more)) == leader for more in rest)
@@ -132,7 +156,7 @@ def test_a_locked_majority_survives_every_merge_of_undecided_rivals(
     labels: tuple[int, ...], undecided: set[int]
 ) -> None:
     votes = Votes(labels, len(labels), frozenset(undecided))
-    if parse_rule("majority-locked").verdict(votes).stops:
+    if parse_vote_rule("majority-locked").verdict(votes).stops:
         leader = _winner(labels)
         rivals = undecided - {leader}
         merged = tuple(min(rivals) if label in rivals else label for label in labels)
@@ -141,37 +165,193 @@ def test_a_locked_majority_survives_every_merge_of_undecided_rivals(
 
 @pytest.mark.parametrize("rule", EVERY_RULE)
 @pytest.mark.parametrize("finished", [0, 1, 2, 5, 8, 16])
-def test_nothing_stops_without_a_real_answer(rule: str, finished: int) -> None:
+def test_nothing_stops_or_is_pruned_without_a_real_answer(rule: str, finished: int) -> None:
     """The research code's empty answers agree with one another, and stop a program."""
-    assert not stops(rule, "-" * finished)
+    votes = votes_of(
+        "-" * finished, rewards=(1.0,) * finished, confidences=(9.0,) * finished, running=((finished, 0.1),)
+    )
+    assert parse_vote_rule(rule).verdict(votes).kind is VerdictKind.CONTINUE
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE)
+@pytest.mark.parametrize("rule", JUDGING_RULES)
 @pytest.mark.parametrize("answers", ["ab", "abc", "abcd", "abcde", "abcdefgh"])
 def test_nothing_stops_early_when_all_answers_disagree(rule: str, answers: str) -> None:
     """The research code's `should_early_exit` falls through to True whatever the answers are."""
     assert not stops(rule, answers)
 
 
+SAMPLES = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.integers(0, 4)),
+        st.one_of(st.none(), st.floats(0, 1)),
+        st.one_of(st.none(), st.floats(0, 20)),
+    ),
+    max_size=20,
+)
+
+
 @given(
     st.sampled_from(EVERY_RULE),
-    st.lists(st.one_of(st.none(), st.integers(0, 4)), max_size=20).map(tuple),
+    SAMPLES,
     st.integers(0, 10),
     st.frozensets(st.integers(0, 4)),
+    st.dictionaries(st.integers(0, 40), st.floats(0, 20), max_size=5),
 )
 def test_a_rule_is_a_pure_function_that_never_fails(
-    rule: str, labels: tuple[int | None, ...], remaining: int, undecided: frozenset[int]
+    rule: str,
+    samples: list[tuple[int | None, float | None, float | None]],
+    remaining: int,
+    undecided: frozenset[int],
+    running: dict[int, float],
 ) -> None:
-    votes = Votes(labels, len(labels) + remaining, undecided)
-    asked: Rule = parse_rule(rule)
+    votes = Votes(
+        labels=tuple(label for label, _, _ in samples),
+        cap=len(samples) + remaining,
+        undecided=undecided,
+        rewards=tuple(reward for _, reward, _ in samples),
+        confidences=tuple(confidence for _, _, confidence in samples),
+        running=tuple(running.items()),
+    )
+    asked: VoteRule = parse_vote_rule(rule)
     verdict = asked.verdict(votes)
-    assert verdict == parse_rule(str(asked)).verdict(votes)
+    assert verdict == parse_vote_rule(str(asked)).verdict(votes)
     assert verdict.reason
     assert not verdict.stops or votes.leader is not None
+    assert running.keys() >= {*verdict.pruned_branches}
 
 
 def test_static_threshold_sees_answers_that_were_merged_late() -> None:
     before, after = Votes((0, 0, 1, 0, 0, 2, 3), 16), Votes((0, 0, 0, 0, 0, 2, 3), 16)
-    rule = parse_rule("static-threshold:threshold=0.7,detect=5")
+    rule = parse_vote_rule("static-threshold:threshold=0.7,detect=5")
     assert not rule.verdict(before).stops
     assert rule.verdict(after).stops
+
+
+@pytest.mark.parametrize(
+    ("rule", "answers", "expected"),
+    [
+        ("m-of-n:m=3", "ab", False),
+        ("m-of-n:m=3", "abc", True),
+        ("m-of-n:m=3", "a-b-", False),  # only real answers count
+        ("m-of-n:m=3", "a-b-a", True),
+        ("m-of-n:m=1", "a", True),
+    ],
+)
+def test_m_of_n(rule: str, answers: str, expected: bool) -> None:
+    assert stops(rule, answers) is expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "answers", "rewards", "expected"),
+    [
+        ("reward-threshold:mean=0.4", "ab", (1.0, 1.0), False),  # too early
+        ("reward-threshold:mean=0.4", "abc", (0.2, 0.4, 0.6), True),
+        ("reward-threshold:mean=0.4", "abc", (0.2, 0.4, 0.59), False),
+        ("reward-threshold:mean=0.4", "abcd", (0.2, 0.3, 0.4, 1.0), False),  # judged once
+        ("reward-threshold:mean=0.4", "abcd", (0.4, 0.4, 0.4, 0.0), True),
+        ("reward-threshold:mean=0.4", "abc", (None, 0.4, 0.4), True),  # the mean of those that have one
+        ("reward-threshold:max=0.99,detect=2", "ab", (0.99, 0.0), True),
+        ("reward-threshold:max=0.99,detect=2", "ab", (0.98, 0.98), False),
+        ("reward-threshold:max=0.9,mean=0.5,detect=2", "ab", (0.9, 0.1), True),
+        ("reward-threshold:max=0.9,mean=0.6,detect=2", "ab", (0.9, 0.1), False),  # both tests must pass
+        ("reward-threshold:max=0.9,mean=0.5,detect=2", "ab", (0.8, 0.8), False),
+        ("reward-threshold:mean=0.4", "---a", (1.0, 1.0, 1.0, 1.0), False),  # no answer among those judged
+    ],
+)
+def test_reward_threshold(rule: str, answers: str, rewards: tuple[float | None, ...], expected: bool) -> None:
+    assert parse_vote_rule(rule).verdict(votes_of(answers, rewards=rewards)).stops is expected
+
+
+@pytest.mark.parametrize("rewards", [(), (None, None, None)])
+def test_reward_threshold_says_when_there_are_no_rewards(rewards: tuple[float | None, ...]) -> None:
+    verdict = parse_vote_rule("reward-threshold:mean=0.4").verdict(votes_of("aaa", rewards=rewards))
+    assert verdict.kind is VerdictKind.CONTINUE
+    assert verdict.reason == "no rewards of the first 3 of 16 samples"
+
+
+def test_reward_threshold_names_the_tests_that_fail() -> None:
+    verdict = parse_vote_rule("reward-threshold:max=0.9,mean=0.4").verdict(votes_of("aaa", rewards=(0.1, 0.2, 0.3)))
+    assert verdict.reason == ("best reward 0.300 < 0.9, mean reward 0.200 < 0.4 after 3 samples: spends the cap of 16")
+
+
+def prune(rule: str, confidences: tuple[float | None, ...], running: dict[int, float], answers: str = "") -> Verdict:
+    finished = answers or "a" * len(confidences)
+    votes = votes_of(finished, cap=64, confidences=confidences, running=tuple(running.items()))
+    return parse_vote_rule(rule).verdict(votes)
+
+
+def test_confidence_prune_cuts_off_branches_below_the_bar() -> None:
+    rule = "confidence-prune:warmup=5,keep=50"
+    confidences = (5.0, 1.0, 3.0, 4.0, 2.0)  # the bar is their median, 3
+    verdict = prune(rule, confidences, {5: 2.9, 6: 3.0, 7: 9.0, 9: 0.1})
+    assert (verdict.kind, verdict.pruned_branches) == (VerdictKind.PRUNE, (5, 9))
+    assert verdict.reason == "2 of 4 running branches are below the bar of 3.000"
+    assert prune(rule, confidences, {6: 3.0}).kind is VerdictKind.CONTINUE
+    assert prune(rule, confidences, {}).kind is VerdictKind.CONTINUE
+
+
+def test_only_the_warm_up_sets_the_bar() -> None:
+    rule = "confidence-prune:warmup=3,keep=50"
+    assert prune(rule, (1.0, 2.0), {5: 0.0}).reason == "2 of the 3 samples that set the bar have finished"
+    assert prune(rule, (1.0, 2.0, 3.0, 99.0, 99.0), {5: 2.5}).kind is VerdictKind.CONTINUE
+    assert prune(rule, (1.0, None, 3.0), {5: 1.9}).pruned_branches == (5,), "the bar is 2, of those that have one"
+
+
+@pytest.mark.parametrize("confidences", [(), (None, None)])
+def test_without_log_probabilities_nothing_is_pruned(confidences: tuple[float | None, ...]) -> None:
+    verdict = prune("confidence-prune:warmup=2", confidences, {5: 0.0}, answers="aa")
+    assert verdict.kind is VerdictKind.CONTINUE
+    assert "no log-probabilities" in verdict.reason
+
+
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=30), st.integers(1, 99))
+def test_the_bar_is_deepconfs_percentile(confidences: list[float], keep: int) -> None:
+    bar = float(np.percentile(confidences, 100 - keep))
+    rule = f"confidence-prune:warmup={len(confidences)},keep={keep}"
+    verdict = prune(rule, tuple(confidences), {100: bar - 1e-6, 101: bar + 1e-6})
+    assert verdict.pruned_branches == (100,)
+
+
+def test_who_needs_log_probabilities_says_over_how_many_tokens() -> None:
+    assert token_window(parse_vote_rule("confidence-prune:window=512")) == 512
+    assert token_window(parse_vote_rule("beta-posterior & confidence-prune:window=512")) == 512
+    assert token_window(parse_vote_rule("beta-posterior")) == 0
+    assert token_window(parse_vote_rule("beta-posterior & majority-locked")) == 0
+
+
+def test_a_conjunction_is_certain_when_all_its_parts_are() -> None:
+    """MCTS on GSM8K, arXiv 2412.20993, table 3."""
+    rule = parse_vote_rule("static-threshold:threshold=0.99,detect=3 & reward-threshold:mean=0.4")
+    certain = rule.verdict(votes_of("aaa", rewards=(0.4, 0.5, 0.6)))
+    assert certain.kind is VerdictKind.STOP_CERTAIN
+    assert certain.reason == ("H̃ 1.00 ≥ 0.99 after 3 of 16 samples; mean reward 0.500 ≥ 0.4 after 3 of 16 samples")
+    assert not rule.verdict(votes_of("aab", rewards=(0.4, 0.5, 0.6))).stops
+    unsure = rule.verdict(votes_of("aaa", rewards=(0.1, 0.2, 0.3)))
+    assert unsure.reason == "mean reward 0.200 < 0.4 after 3 samples: spends the cap of 16", "what holds it up"
+
+
+def test_a_conjunction_prunes_what_any_of_its_parts_prunes() -> None:
+    rule = parse_vote_rule("confidence-prune:warmup=2,keep=99 & confidence-prune:warmup=2,keep=1 & m-of-n:m=2")
+    verdict = rule.verdict(votes_of("aa", confidences=(1.0, 3.0), running=((7, 2.0), (2, 0.5), (3, 9.0))))
+    assert (verdict.kind, verdict.pruned_branches) == (VerdictKind.PRUNE, (2, 7))
+
+
+class Unpromising:
+    """A rule that sees no hope."""
+
+    name: ClassVar[str] = "unpromising"
+    watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
+
+    def verdict(self, votes: Votes) -> Verdict:
+        return Verdict(VerdictKind.STOP_UNPROMISING, "no hope")
+
+    def describe(self) -> str:
+        return "Gives up."
+
+
+def test_a_conjunction_is_certain_only_if_no_part_gives_up() -> None:
+    votes = votes_of("aaaa")
+    enough = parse_vote_rule("m-of-n:m=4")
+    assert VoteConjunction((enough, Unpromising())).verdict(votes).kind is VerdictKind.STOP_UNPROMISING
+    assert VoteConjunction((Unpromising(), Unpromising())).verdict(votes).kind is VerdictKind.STOP_UNPROMISING
+    assert VoteConjunction((parse_vote_rule("even"), Unpromising())).verdict(votes).kind is VerdictKind.CONTINUE

@@ -51,6 +51,39 @@ def test_a_prefix_is_the_votes_as_they_stood(labels: tuple[int | None, ...], cou
     assert votes.prefix(count) == Votes(labels[:count], cap=20)
 
 
+def test_a_prefix_cuts_rewards_and_confidences_and_knows_nothing_of_what_ran() -> None:
+    votes = Votes((0, 1, 0), 3, rewards=(0.1, None, 0.3), confidences=(1.0, 2.0, None), running=((3, 1.5),))
+    assert votes.prefix(2) == Votes((0, 1), 3, rewards=(0.1, None), confidences=(1.0, 2.0))
+    assert votes.prefix(3) == votes
+
+
+@pytest.mark.parametrize(
+    ("rewards", "best", "mean"),
+    [((), None, None), ((None, None), None, None), ((0.0, None), 0.0, 0.0), ((0.25, 0.75), 0.75, 0.5)],
+)
+def test_best_and_mean_reward(rewards: tuple[float | None, ...], best: float | None, mean: float | None) -> None:
+    votes = Votes((0, 0), cap=2, rewards=rewards)
+    assert (votes.best_reward, votes.mean_reward) == (best, mean)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"rewards": (0.5,)}, "1 rewards of 2 samples"),
+        ({"rewards": (0.5, 1.01)}, "reward 1.01; it must be in [0, 1]"),
+        ({"rewards": (-0.01, None)}, "reward -0.01"),
+        ({"rewards": (float("nan"), None)}, "reward nan"),
+        ({"confidences": (1.0, 2.0, 3.0)}, "3 confidences of 2 samples"),
+        ({"confidences": (1.0, float("inf"))}, "confidence inf; it must be a finite number"),
+        ({"running": ((7, float("nan")),)}, "running branch 7 has confidence nan"),
+    ],
+)
+def test_rewards_and_confidences_that_cannot_be_are_refused(fields: dict, told: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 (the text is compared below)
+        Votes((0, 1), cap=2, **fields)
+    assert told in str(refused.value)
+
+
 @given(LABELS)
 def test_no_vote_is_lost(labels: tuple[int | None, ...]) -> None:
     votes = Votes(labels, cap=20)

@@ -8,6 +8,9 @@ from dynasor_serve.certaindex.rules.rule import Evidence, InvalidRule
 from dynasor_serve.certaindex.verdict import Verdict, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
+# The mean of 0.2, 0.4 and 0.6 is a rounding error below 0.4.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class RewardThreshold(Parameterised):
@@ -45,7 +48,7 @@ class RewardThreshold(Parameterised):
             for name, value, least in (("best", best, self.max), ("mean", mean, self.mean))
             if least
         ]
-        failed = [f"{name} reward {value:.3f} < {least:g}" for name, value, least in tests if value < least]
+        failed = [f"{name} reward {value:.3f} < {least:g}" for name, value, least in tests if value < least - _ROUNDING]
         if failed:
             return going_on(f"{', '.join(failed)} after {self.detect} samples: spends the cap of {votes.cap}")
         passed = ", ".join(f"{name} reward {value:.3f} ≥ {least:g}" for name, value, least in tests)
