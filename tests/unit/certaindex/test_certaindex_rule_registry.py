@@ -46,8 +46,8 @@ from dynasor_serve.certaindex.votes import Votes
             "static-threshold:threshold=0.99,detect=3 & reward-threshold:max=0.0,mean=0.4,detect=3",
         ),
         (
-            " consensus-window & trial-confidence ",
-            "consensus-window:window=8,interval=512,threshold=1.0 & trial-confidence:threshold=0.995,repeats=1,interval=0",
+            " consensus-window & even ",
+            "consensus-window:window=8,interval=512,threshold=1.0 & even",
         ),
     ],
 )

@@ -17,9 +17,9 @@ class ConsensusWindow(Parameterised):
     At 1.0 all of them have equal answers and none is empty or hesitant. Answers whose equality is still open do not
     agree; the rule is asked again once it is decided.
 
-    Answers close together repeat one another, so the research code's presets (2 to 8 trials, 32 or 64 tokens apart) stop
-    on wrong ones: on recorded chains of a 7B model on MATH500, 3 trials 64 tokens apart lose 39.5 points of accuracy and
-    8 lose 10.3; 8 trials 512 tokens apart lose 0.3.
+    Answers close together repeat one another, so the research code's presets (2 to 8 trials, 32 or 64 tokens apart)
+    stop on wrong ones. On recorded chains of a 7B model on MATH500, 3 trials 64 tokens apart lose 39.5 points of
+    accuracy and 8 lose 10.3; 8 trials 512 tokens apart lose 0.3.
 
     Source: arXiv 2412.20993v2, section 3 and appendix B.
     """
