@@ -72,8 +72,8 @@ async def nothing_is_left(stack: RunningStack) -> AsyncIterator[None]:
     assert await stack.calls_in_engine() == 0
 
 
-SAMPLES = "algorithm.self_consistency.max_samples"
-WIDTH = "algorithm.self_consistency.width"
+SAMPLES = "algorithm.max_samples"
+WIDTH = "algorithm.width"
 INVALID: list[tuple[str, Change, str, str]] = [
     ("no input", lambda query: query.ClearField("chat"), "input", "give a prompt"),
     ("no messages", set_chat, "input", "give a prompt"),
@@ -101,17 +101,17 @@ INVALID: list[tuple[str, Change, str, str]] = [
         "answer_type",
         "number, choice, math, text",
     ),
-    ("no samples", lambda query: set_algorithm(query, max_samples=0), SAMPLES, "1 to"),
+    ("no samples", lambda query: set_algorithm(query, max_samples=0), SAMPLES, "at least 1"),
     (
         "negative samples",
         lambda query: set_algorithm(query, max_samples=-5),
-        "algorithm.self_consistency.max_samples",
+        SAMPLES,
         "-5",
     ),
     (
         "too many samples",
         lambda query: set_algorithm(query, max_samples=1025),
-        "algorithm.self_consistency.max_samples",
+        SAMPLES,
         "1024",
     ),
     ("no width", lambda query: set_algorithm(query, width=0), WIDTH, "at least 1"),
@@ -206,7 +206,7 @@ async def test_an_unknown_model_is_refused_with_those_that_are_served(stack: Run
 
 
 FUTURE_FIELD = b"\xa2\x06\x03new"  # number 100, a string
-FUTURE_ALGORITHM = b"\x12\x00"  # number 2 of Algorithm: a kind that this release does not know
+FUTURE_ALGORITHM = b"\x7a\x00"  # number 15 of Algorithm: a kind that this release does not know
 
 
 def tag(number: int, content: bytes) -> bytes:

@@ -8,17 +8,23 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.programs import events
 from dynasor_serve.programs.events import Outcome, Phase, ProgramError
 from dynasor_serve.programs.query import (
+    TOKENS_OF_THE_POOL,
     InvalidQuery,
     Message,
+    ProbeParameters,
     Query,
     QueryClass,
     QueryId,
+    RewardParameters,
+    RewardSource,
     SamplingParameters,
-    SelfConsistencyParameters,
 )
+from dynasor_serve.programs.registry import parse_algorithm
+from dynasor_serve.programs.self_consistency import SelfConsistencyParameters
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state.program_log import Snapshot
 from dynasor_serve.state.records import Record
@@ -79,14 +85,21 @@ def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: fl
     query_class = _CLASSES.get(message.query_class)
     if query_class is None:
         raise InvalidQuery("query_class", f"is {message.query_class}", f"give one of {', '.join(QueryClass)}")
+    algorithm = parse_algorithm(_algorithm_from(message.algorithm))
+    chain_rule = message.policy.chain_rule
+    if chain_rule and not algorithm.takes_chain_rule:
+        raise InvalidQuery("policy.chain_rule", f"is set, and {algorithm.name} has no chains for branches", "unset it")
     return Query(
         model=model,
-        rule=message.policy.rule or rule,
+        rule=message.policy.rule or algorithm.default_rule or rule,
+        chain_rule=chain_rule,
         messages=messages if chat else (),
         prompt=message.prompt if message.WhichOneof("input") == "prompt" else None,
         sampling=_sampling_from(message.sampling),
         answer_type=_answer_type_from(message.answer_type),
-        algorithm=_self_consistency_from(message.algorithm.self_consistency),
+        algorithm=str(algorithm),
+        probe=_probe_from(message.probe),
+        reward=_reward_from(message.reward),
         max_tokens=message.budget.max_tokens,
         deadline_seconds=(message.deadline.ToNanoseconds() / 1e9 if message.HasField("deadline") else deadline_seconds),
         query_class=query_class,
@@ -97,14 +110,17 @@ def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: fl
 
 
 def _sampling_from(message: pb.SamplingParameters) -> SamplingParameters:
+    if message.HasField("max_tokens") and not message.max_tokens:
+        raise InvalidQuery("sampling.max_tokens", "is 0", "give at least 1 token")
     default = SamplingParameters()
     return SamplingParameters(
         temperature=message.temperature if message.HasField("temperature") else default.temperature,
         top_p=message.top_p if message.HasField("top_p") else None,
         top_k=message.top_k if message.HasField("top_k") else None,
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else TOKENS_OF_THE_POOL,
         stop=tuple(message.stop),
         seed=message.seed if message.HasField("seed") else None,
+        thinking_token_budget=message.thinking_token_budget if message.HasField("thinking_token_budget") else None,
     )
 
 
@@ -115,12 +131,37 @@ def _answer_type_from(name: str) -> AnswerType:
         raise InvalidQuery("answer_type", f"is {name!r}", f"give one of {', '.join(AnswerType)}") from None
 
 
-def _self_consistency_from(message: pb.SelfConsistency) -> SelfConsistencyParameters:
-    default = SelfConsistencyParameters()
-    return SelfConsistencyParameters(
-        max_samples=message.max_samples if message.HasField("max_samples") else default.max_samples,
-        width=message.width if message.HasField("width") else default.width,
+def _algorithm_from(message: pb.Algorithm) -> str:
+    """The type string; what is unset has its default."""
+    if message.WhichOneof("kind") == "type_string":
+        return message.type_string
+    typed = message.self_consistency
+    settings = [f"{name}={getattr(typed, name)}" for name in ("max_samples", "width") if typed.HasField(name)]
+    return ":".join([SelfConsistencyParameters.name, *filter(None, [",".join(settings)])])
+
+
+def _probe_from(message: pb.Probe) -> ProbeParameters:
+    default = ProbeParameters()
+    return ProbeParameters(
+        prompt=message.prompt,
+        interval=message.interval if message.HasField("interval") else None,
+        marks=message.marks if message.HasField("marks") else None,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
     )
+
+
+def _reward_from(message: pb.Reward) -> RewardParameters | None:
+    if not message.source:
+        if message.ByteSize():
+            right = f"give one of {', '.join(RewardSource)}"
+            raise InvalidQuery("reward.source", "is missing beside other settings", right)
+        return None
+    try:
+        source = RewardSource(message.source)
+    except ValueError:
+        right = f"give one of {', '.join(RewardSource)}"
+        raise InvalidQuery("reward.source", f"is {message.source!r:.60}", right) from None
+    return RewardParameters(source, model=message.model, verifier=message.verifier, task=message.task)
 
 
 def _first_unknown(message: ProtoMessage, path: str) -> tuple[str, int] | None:
@@ -151,13 +192,14 @@ def query_message(query: Query) -> pb.Query:
             max_tokens=sampling.max_tokens,
             stop=sampling.stop,
             seed=sampling.seed,
+            thinking_token_budget=sampling.thinking_token_budget,
         ),
         answer_type=query.answer_type.value,
         model=query.model,
-        algorithm=pb.Algorithm(
-            self_consistency=pb.SelfConsistency(max_samples=query.algorithm.max_samples, width=query.algorithm.width)
-        ),
-        policy=pb.Policy(rule=query.rule),
+        algorithm=_algorithm_message(query.algorithm),
+        policy=pb.Policy(rule=query.rule, chain_rule=query.chain_rule),
+        probe=_probe_message(query),
+        reward=_reward_message(query),
         budget=pb.Budget(max_tokens=query.max_tokens),
         query_class=_CLASS_MESSAGES[query.query_class],
         tenant=query.tenant,
@@ -172,6 +214,29 @@ def query_message(query: Query) -> pb.Query:
     return message
 
 
+def _algorithm_message(type_string: str) -> pb.Algorithm:
+    parameters = parse_algorithm(type_string)
+    if not isinstance(parameters, SelfConsistencyParameters):
+        return pb.Algorithm(type_string=type_string)
+    return pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=parameters.max_samples, width=parameters.width))
+
+
+def _probe_message(query: Query) -> pb.Probe | None:
+    """Only of a query whose chains are probed."""
+    if not query.chain_rule and parse_algorithm(query.algorithm).watches is not Evidence.CHAIN:
+        return None
+    probe = query.probe
+    return pb.Probe(prompt=probe.prompt, interval=probe.interval, marks=probe.marks, max_tokens=probe.max_tokens)
+
+
+def _reward_message(query: Query) -> pb.Reward | None:
+    """Only of a query whose paths are judged."""
+    reward = query.reward
+    if reward is None:
+        return None
+    return pb.Reward(source=reward.source.value, model=reward.model, verifier=reward.verifier, task=reward.task)
+
+
 def event_message(query_id: QueryId, sequence: int, record: Record) -> pb.QueryEvent:
     """A record as its public event. Records without one of their own show as what they lead to."""
     message = pb.QueryEvent(query_id=query_id, sequence=sequence)
@@ -182,24 +247,6 @@ def event_message(query_id: QueryId, sequence: int, record: Record) -> pb.QueryE
         case events.Claimed(tracker=tracker, epoch=epoch):
             message.claimed.tracker = tracker
             message.claimed.epoch = epoch
-        case events.CallFinished() as finished:
-            sample = message.sample_finished
-            sample.branch = finished.branch
-            sample.tokens = finished.tokens
-            sample.samples = record.samples
-            sample.certaindex = record.certaindex
-            sample.finish_reason = finished.finish_reason
-            if finished.answer is not None:
-                sample.answer = finished.answer
-        case events.CallFailed() as failed:
-            message.call_failed.CopyFrom(
-                pb.CallFailed(
-                    branch=failed.branch,
-                    attempt=failed.attempt,
-                    error=_error_message(failed.error),
-                    tokens=failed.tokens,
-                )
-            )
         case events.AnswersCompared(equal=equal, unequal=unequal):
             message.answers_compared.CopyFrom(pb.AnswersCompared(merged=len(equal), separated=len(unequal)))
         case events.CancelRequested(reason=reason):
@@ -211,7 +258,52 @@ def event_message(query_id: QueryId, sequence: int, record: Record) -> pb.QueryE
         case events.Finished(outcome=outcome):
             message.finished.phase = PHASE_MESSAGES[outcome.phase]
             message.finished.outcome.CopyFrom(outcome_message(outcome))
+        case _:
+            _set_news(message, record)
     return message
+
+
+def _set_news(message: pb.QueryEvent, record: Record) -> None:
+    """Sets what a record tells of one branch."""
+    match record.event:
+        case events.CallFinished() as finished:
+            sample = message.sample_finished
+            sample.branch = finished.branch
+            sample.tokens = finished.tokens
+            sample.samples = record.samples
+            sample.certaindex = record.certaindex
+            sample.finish_reason = finished.finish_reason
+            if finished.answer is not None:
+                sample.answer = finished.answer
+            if finished.reward is not None:
+                sample.reward = finished.reward
+        case events.Probed() as probed:
+            message.probed.CopyFrom(
+                pb.Probed(
+                    branch=probed.branch,
+                    position=probed.position,
+                    answer=probed.answer,
+                    hesitant=probed.is_hesitant,
+                    confidence=probed.confidence,
+                    tokens=probed.tokens,
+                    certaindex=record.certaindex,
+                )
+            )
+        case events.Checkpointed(branch=branch, position=position):
+            message.checkpointed.CopyFrom(pb.Checkpointed(branch=branch, position=position))
+        case events.CallCancelled(branch=branch, attempt=attempt, tokens=tokens):
+            message.call_cancelled.CopyFrom(pb.CallCancelled(branch=branch, attempt=attempt, tokens=tokens))
+        case events.Rewarded(branch=branch, reward=reward, detail=detail):
+            message.rewarded.CopyFrom(pb.Rewarded(branch=branch, reward=reward, detail=detail))
+        case events.CallFailed() as failed:
+            message.call_failed.CopyFrom(
+                pb.CallFailed(
+                    branch=failed.branch,
+                    attempt=failed.attempt,
+                    error=_error_message(failed.error),
+                    tokens=failed.tokens,
+                )
+            )
 
 
 def outcome_message(outcome: Outcome) -> pb.Outcome:
@@ -233,6 +325,7 @@ def outcome_message(outcome: Outcome) -> pb.Outcome:
             tokens_saved_estimate=ledger.saved_estimate,
             prompt_tokens=ledger.prompt,
             cached_prompt_tokens=ledger.cached_prompt,
+            tokens_probes=ledger.probes,
         ),
         latency_seconds=outcome.latency_seconds,
         error=_error_message(outcome.error) if outcome.error is not None else None,

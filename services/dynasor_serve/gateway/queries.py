@@ -18,9 +18,18 @@ from dynasor_serve.certaindex.rules.registry import parse_rule
 from dynasor_serve.certaindex.rules.rule import InvalidRule
 from dynasor_serve.gateway.follower import LogFollower, Tail
 from dynasor_serve.gateway.pool_directory import KnownPool, PoolDirectory
+from dynasor_serve.programs.algorithm import AlgorithmParameters
 from dynasor_serve.programs.events import Accepted, Finished, Phase
-from dynasor_serve.programs.query import InvalidQuery, Query, QueryId, validated
-from dynasor_serve.programs.self_consistency import NAME as SELF_CONSISTENCY
+from dynasor_serve.programs.query import (
+    TOKENS_OF_THE_POOL,
+    InvalidQuery,
+    Query,
+    QueryId,
+    RewardParameters,
+    RewardSource,
+    validated,
+)
+from dynasor_serve.programs.registry import parse_algorithm
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import AcceptStatus, Limits, ProgramLog, Snapshot
@@ -140,13 +149,39 @@ class Queries:
 
     async def _admitted(self, query: Query) -> tuple[Query, KnownPool]:
         """The query as it will run, and its pool."""
+        parameters = parse_algorithm(query.algorithm)
+        chosen = query.sampling.max_tokens != TOKENS_OF_THE_POOL
+        if not chosen:
+            query = _with_max_tokens(query, parameters.tokens_of(query))
         validated(query)
-        rule = str(parse_rule(query.rule))
         pool = await self._pools.pool_for(query.model)
-        if pool.max_model_len and query.sampling.max_tokens >= pool.max_model_len:
-            right = f"model {pool.model!r} has a context of {pool.max_model_len} tokens, prompt included; ask for fewer"
-            raise InvalidQuery("sampling.max_tokens", f"is {query.sampling.max_tokens}", right)
-        return replace(query, model=pool.model, rule=rule), pool
+        tokens, context = query.sampling.max_tokens, pool.max_model_len
+        if context and tokens >= context:
+            if chosen:
+                right = f"model {pool.model!r} has a context of {context} tokens, prompt included; ask for fewer"
+                raise InvalidQuery("sampling.max_tokens", f"is {tokens}", right)
+            query = _with_max_tokens(query, max(1, context // 2))
+        query = replace(query, model=pool.model, reward=await self._reward(query, parameters))
+        parameters.start(query)  # refuses what does not fit
+        chain_rule = query.chain_rule and str(parse_rule(query.chain_rule))
+        return replace(query, rule=str(parse_rule(query.rule)), chain_rule=chain_rule), pool
+
+    async def _reward(self, query: Query, parameters: AlgorithmParameters) -> RewardParameters | None:
+        """Who judges: as asked for; else the only reward model that is deployed; else the model itself."""
+        reward = query.reward
+        if not parameters.needs_reward:
+            if reward is not None:
+                raise InvalidQuery("reward", f"is set, and {parameters.name} judges no paths", "leave it out")
+            return None
+        if reward is None:
+            pool = self._pools.only_reward_pool
+            if pool is None:
+                return RewardParameters()
+            return RewardParameters(RewardSource.MODEL, pool=pool.name, model=pool.model)
+        if reward.source is not RewardSource.MODEL:
+            return reward
+        pool = await self._pools.reward_pool_for(reward.model)
+        return replace(reward, pool=pool.name, model=pool.model)
 
     async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool, fingerprint: str) -> Receipt:
         event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
@@ -154,7 +189,7 @@ class Queries:
         match status:
             case AcceptStatus.ACCEPTED:
                 self._metrics.increment(
-                    catalogue.QUERIES_ACCEPTED, algorithm=SELF_CONSISTENCY, query_class=query.query_class.value
+                    catalogue.QUERIES_ACCEPTED, algorithm=_name(query), query_class=query.query_class.value
                 )
             case AcceptStatus.CONFLICT:
                 message = (
@@ -180,7 +215,7 @@ class Queries:
                 self._metrics.observe(
                     catalogue.QUERY_SECONDS,
                     record.event.outcome.latency_seconds,
-                    algorithm=SELF_CONSISTENCY,
+                    algorithm=_name(query),
                     query_class=query.query_class.value,
                 )
             yield sequence, record
@@ -217,6 +252,15 @@ def _fingerprint(query: Query) -> str:
     """What makes two queries the same, as they are asked. Not the deadline: a retry has less of the caller's own."""
     content = msgspec.json.encode(replace(query, deadline_seconds=0.0), order="deterministic")
     return hashlib.sha256(content).hexdigest()
+
+
+def _with_max_tokens(query: Query, max_tokens: int) -> Query:
+    return replace(query, sampling=replace(query.sampling, max_tokens=max_tokens))
+
+
+def _name(query: Query) -> str:
+    """The algorithm's, as metrics carry it."""
+    return query.algorithm.partition(":")[0]
 
 
 def _query_of(first: Record) -> Query:

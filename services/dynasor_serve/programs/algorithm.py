@@ -18,6 +18,8 @@ from dynasor_serve.programs.calls import SAMPLE, CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed, Rewarded
 from dynasor_serve.programs.query import Branch, Query
 
+SAMPLE_TOKENS, CHAIN_TOKENS = 512, 4096  # most completion tokens, where nobody says
+
 Abandoned = frozenset[Branch]
 
 
@@ -61,6 +63,10 @@ class Algorithm(ABC):
     @abstractmethod
     def observe(self, evidence: CallFinished) -> Self:
         """Takes one call's evidence; the caller has removed duplicates."""
+
+    def given_up(self, branch: Branch) -> Self:
+        """Takes it that a call failed for good, now; told once, and evidence may still come after all."""
+        return self
 
     @abstractmethod
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
@@ -137,12 +143,16 @@ class AlgorithmParameters(Parameterised, ABC):
     """What its rule watches."""
     default_rule: ClassVar[str] = ""
     """Empty: the server's default."""
-    default_max_tokens: ClassVar[int] = 512
-    """Most completion tokens of a call where the query does not say."""
+    default_max_tokens: ClassVar[int] = SAMPLE_TOKENS
+    """Most completion tokens of a sample, path or chain where the query does not say."""
     takes_chain_rule: ClassVar[bool] = False
     """Whether its branches may be chains that a rule of their own stops."""
     needs_reward: ClassVar[bool] = False
     """Whether its paths are judged."""
+
+    def tokens_of(self, query: Query) -> int:
+        """Most completion tokens of a sample, path or chain of this query, where it does not say."""
+        return CHAIN_TOKENS if query.chain_rule else self.default_max_tokens
 
     @abstractmethod
     def start(self, query: Query) -> Algorithm:

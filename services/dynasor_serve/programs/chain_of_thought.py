@@ -14,7 +14,14 @@ from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule
 from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import going_on
-from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.algorithm import (
+    CHAIN_TOKENS,
+    Abandoned,
+    Aggregate,
+    Algorithm,
+    AlgorithmParameters,
+    Assessment,
+)
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.chain import Chain, ChainShape
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
@@ -31,7 +38,7 @@ class ChainOfThoughtParameters(AlgorithmParameters):
     knob: ClassVar[str] = "tokens"
     watches: ClassVar[Evidence] = Evidence.CHAIN
     default_rule: ClassVar[str] = "trial-confidence:threshold=0.99,repeats=3"
-    default_max_tokens: ClassVar[int] = 4096
+    default_max_tokens: ClassVar[int] = CHAIN_TOKENS
     answer_tokens: int = parameter(
         64, minimum=0, maximum=100_000, doc="tokens kept for writing an answer down when the thinking runs out of them"
     )
@@ -91,6 +98,8 @@ class ChainOfThought(Algorithm):
         return self.chain.clusters.questions() if self.chain.is_thinking else ()
 
     def hastened(self) -> Self | None:
+        if self.chain.is_concluding:
+            return self
         return replace(self, chain=self.chain.cut()) if self.reserved_tokens else None
 
     def assess(self, abandoned: Abandoned) -> Assessment:

@@ -31,7 +31,9 @@ def probe_prompt(parameters: ProbeParameters) -> ProbePrompt:
     """The prompt that a query names, or its own text."""
     known = BUILT_IN.get(parameters.prompt or DEFAULT)
     if known is not None:
-        return ProbePrompt(known.suffix, known.opened_box, known.closes_thinking, parameters.max_tokens, known.temperature)
+        return ProbePrompt(
+            known.suffix, known.opened_box, known.closes_thinking, parameters.max_tokens, known.temperature
+        )
     suffix = parameters.prompt
     opened_box = suffix.rstrip().endswith(("\\boxed{", "\\fbox{"))
     return ProbePrompt(suffix, opened_box, closes_thinking=False, max_tokens=parameters.max_tokens)

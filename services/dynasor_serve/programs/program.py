@@ -40,6 +40,10 @@ from dynasor_serve.programs.registry import parse_algorithm
 MAX_ATTEMPTS = 5
 
 
+# What is heard of a program's branches.
+News = CallFinished | CallFailed | CallCancelled | Checkpointed | Probed | Rewarded
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Why the program is over."""
@@ -66,6 +70,8 @@ class Program:
     counted: frozenset[Branch] = frozenset()  # branches whose evidence counts
     positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
     probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
+    rewarded: frozenset[Branch] = frozenset()  # branches that the verifier has judged
+    is_hastened: bool = False  # the budget is spent but for what was reserved
     stop: Stop | None = None
     last_error: ProgramError | None = None
     outcome: Outcome | None = None
@@ -84,7 +90,9 @@ class Program:
     def budget_now(self) -> int:
         """Completion tokens after which `BudgetReached` is due; 0 where there is no bound."""
         budget = self.query.max_tokens
-        return max(1, budget - self.algorithm.reserved_tokens) if budget else 0
+        if not budget or self.is_hastened:  # what is left then is bounded by itself
+            return 0
+        return max(1, budget - self.algorithm.reserved_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +139,9 @@ def fold(program: Program, event: Event) -> Program:
     """The program after one more event. Events that repeat or come after the end change nothing but the ledger."""
     if program.outcome is not None:
         return program
+    if isinstance(event, News):
+        return _fold_news(program, event)
     match event:
-        case CallFinished():
-            return _fold_finished(program, event)
-        case CallFailed():
-            return _fold_failed(program, event)
-        case CallCancelled():
-            return _fold_cancelled(program, event)
-        case Checkpointed():
-            return _fold_checkpointed(program, event)
-        case Probed():
-            return _fold_probed(program, event)
-        case Rewarded():
-            return _reassessed(replace(program, algorithm=program.algorithm.rewarded(event)))
         case AnswersCompared():
             return _reassessed(replace(program, algorithm=program.algorithm.compared(event)))
         case Claimed():
@@ -228,6 +226,22 @@ def ended_without_evidence(
     )
 
 
+def _fold_news(program: Program, event: News) -> Program:
+    match event:
+        case CallFinished():
+            return _fold_finished(program, event)
+        case CallFailed():
+            return _fold_failed(program, event)
+        case CallCancelled():
+            return _fold_cancelled(program, event)
+        case Checkpointed():
+            return _fold_checkpointed(program, event)
+        case Probed():
+            return _fold_probed(program, event)
+        case Rewarded():
+            return _fold_rewarded(program, event)
+
+
 def _fold_finished(program: Program, event: CallFinished) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:
@@ -260,13 +274,15 @@ def _fold_cancelled(program: Program, event: CallCancelled) -> Program:
 
 def _fold_checkpointed(program: Program, event: Checkpointed) -> Program:
     tokens = event.position - program.positions.get(event.branch, 0)
-    if tokens <= 0 or program.stop is not None:  # a repetition; or too late: the whole call is booked as cancelled
+    if tokens <= 0:  # a repetition
         return program
+    program = replace(program, positions={**program.positions, event.branch: event.position})
+    if program.stop is not None:  # it came between the verdict and the cancellation
+        return replace(program, ledger=program.ledger.with_cancelled(tokens))
     return _reassessed(
         replace(
             program,
             algorithm=program.algorithm.checkpointed(event),
-            positions={**program.positions, event.branch: event.position},
             ledger=program.ledger.with_finished(tokens, 0, 0),
             finished_tokens=program.finished_tokens + tokens,
         )
@@ -284,6 +300,13 @@ def _fold_probed(program: Program, event: Probed) -> Program:
     if program.stop is not None or event.branch in program.counted:
         return program
     return _reassessed(replace(program, algorithm=program.algorithm.probed(event)))
+
+
+def _fold_rewarded(program: Program, event: Rewarded) -> Program:
+    if event.branch in program.rewarded or program.stop is not None:
+        return program
+    algorithm = program.algorithm.rewarded(event)
+    return _reassessed(replace(program, rewarded=program.rewarded | {event.branch}, algorithm=algorithm))
 
 
 def _fold_failed(program: Program, event: CallFailed) -> Program:
@@ -305,7 +328,10 @@ def _fold_failed(program: Program, event: CallFailed) -> Program:
     if not event.error.retryable and not program.counted:
         # The engine refused the query itself: the other branches would be refused alike.
         return _stopped(program, StopReason.FAILED, event.error.message)
-    return _reassessed(replace(program, abandoned=program.abandoned | {event.branch}))
+    if event.branch not in program.abandoned:
+        algorithm = program.algorithm.given_up(event.branch)
+        program = replace(program, algorithm=algorithm, abandoned=program.abandoned | {event.branch})
+    return _reassessed(program)
 
 
 def _reassessed(program: Program) -> Program:
@@ -323,11 +349,11 @@ def _reassessed(program: Program) -> Program:
 
 
 def _out_of_budget(program: Program, tokens: int) -> Program:
-    if program.stop is not None:
+    if program.stop is not None or program.is_hastened:
         return program
     hastened = program.algorithm.hastened()
     if hastened is not None:  # what is reserved still serves to write an answer down
-        return _reassessed(replace(program, algorithm=hastened))
+        return _reassessed(replace(program, algorithm=hastened, is_hastened=True))
     detail = f"{tokens} of {program.query.max_tokens} budgeted tokens are generated"
     return _stopped(program, StopReason.STOP_BUDGET, detail)
 

@@ -17,6 +17,8 @@ QueryId = NewType("QueryId", str)
 Branch = NewType("Branch", int)
 
 MAX_PROMPT_CHARACTERS = 1_000_000
+# `max_tokens` that nobody has chosen: the gateway takes the algorithm's default, as far as the context allows.
+TOKENS_OF_THE_POOL = 0
 MAX_PROBE_CHARACTERS = 4000
 MAX_PROBE_TOKENS = 1024
 MAX_INTERVAL = 1_000_000
@@ -110,7 +112,7 @@ class Query:
     algorithm: str = "self-consistency"  # type string
     chain_rule: str = ""  # type string; set exactly where branches are chains that a rule of their own stops
     probe: ProbeParameters = ProbeParameters()
-    reward: RewardParameters = RewardParameters()
+    reward: RewardParameters | None = None  # set exactly where paths are judged
     max_tokens: int = 0  # completion tokens over all calls; 0 = the algorithm's cap alone
     deadline_seconds: float = 600.0
     query_class: QueryClass = QueryClass.STANDARD
@@ -124,7 +126,8 @@ def validated(query: Query) -> Query:
     _check_input(query)
     _check_sampling(query.sampling)
     _check_probe(query.probe)
-    _check_reward(query.reward)
+    if query.reward is not None:
+        _check_reward(query.reward)
     if query.max_tokens < 0:
         raise InvalidQuery("budget.max_tokens", f"is {query.max_tokens}", "give 0 for no bound, or a positive number")
     if not 0 < query.deadline_seconds <= MAX_DEADLINE_SECONDS:

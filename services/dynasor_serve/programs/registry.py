@@ -59,7 +59,9 @@ def parse_algorithm(type_string: str) -> AlgorithmParameters:
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or not key:
             pattern = ",".join(f"{each.name}={each.default!r}" for each in known.values())
-            raise InvalidQuery("algorithm", f"{setting.strip()!r} is not a setting", f"write {algorithm.name}:{pattern}")
+            raise InvalidQuery(
+                "algorithm", f"{setting.strip()!r} is not a setting", f"write {algorithm.name}:{pattern}"
+            )
         if key not in known:
             raise InvalidQuery(f"algorithm.{key}", f"{algorithm.name} has no such parameter", _known(key, list(known)))
         if key in values:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import ClassVar, Self
 
-from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.certaindex.clusters import AnswerClusters
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
@@ -107,28 +106,28 @@ class SelfConsistency(Algorithm):
         if sample in self.pruned or sample in self.finished:
             return self
         if self.chain_shape is None:
-            return self._voted(sample, evidence.answer, evidence.text, evidence.confidence)
+            return self.voted(sample, evidence.answer, evidence.text, evidence.confidence)
         chain = self._chain(sample)
         thought = evidence.branch == sample
-        return self._with_chain(sample, chain.finished(evidence) if thought else chain.concluded(evidence))
+        return self.with_chain(sample, chain.finished(evidence) if thought else chain.concluded(evidence))
 
     def checkpointed(self, event: Checkpointed) -> Self:
-        changed = self._with_chain(event.branch, self._chain(event.branch).checkpointed(event))
+        changed = self.with_chain(event.branch, self._chain(event.branch).checkpointed(event))
         if event.confidence is None or event.branch in self.finished:
             return changed
         running = {**self.running_confidences, event.branch: event.confidence}
-        return replace(changed, running_confidences=running)._with_pruned()
+        return replace(changed, running_confidences=running).with_pruned()
 
     def probed(self, event: Probed) -> Self:
         if event.branch in self.finished or event.branch in self.pruned:
             return self
-        return self._with_chain(event.branch, self._chain(event.branch).probed(event))
+        return self.with_chain(event.branch, self._chain(event.branch).probed(event))
 
     def compared(self, event: AnswersCompared) -> Self:
         changed = replace(self, clusters=self.clusters.decided(event.equal, event.unequal))
         for sample, chain in self.chains.items():
             if sample not in self.finished and sample not in self.pruned:
-                changed = changed._with_chain(sample, chain.compared(event))
+                changed = changed.with_chain(sample, chain.compared(event))
         return changed
 
     # --- how it stands ---
@@ -174,19 +173,22 @@ class SelfConsistency(Algorithm):
         )
         return self.clusters.votes(cap, confidences=self.confidences if self.token_window else (), running=running)
 
-    def _with_pruned(self) -> Self:
+    def with_pruned(self) -> Self:
+        """Without the running samples that the rule prunes now."""
         verdict: Verdict = self.rule.verdict(self._votes(frozenset()))
         if verdict.kind is not VerdictKind.PRUNE:
             return self
         return replace(self, pruned=self.pruned | {Branch(branch) for branch in verdict.pruned_branches})
 
-    def _with_chain(self, sample: Branch, chain: Chain) -> Self:
+    def with_chain(self, sample: Branch, chain: Chain) -> Self:
+        """With a chain as it is now; a complete one votes."""
         changed = replace(self, chains={**self.chains, sample: chain})
         if chain.is_complete and sample not in self.finished:
-            return changed._voted(sample, chain.answer, chain.text, chain.lowest_confidence)
+            return changed.voted(sample, chain.answer, chain.text, chain.lowest_confidence)
         return changed
 
-    def _voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None) -> Self:
+    def voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None) -> Self:
+        """With one more vote."""
         voted = replace(
             self,
             clusters=self.clusters.add(answer),
@@ -194,7 +196,7 @@ class SelfConsistency(Algorithm):
             texts=(*self.texts, (answer, text)),
             confidences=(*self.confidences, confidence) if self.token_window else (),
         )
-        return voted._with_pruned() if self.token_window else voted
+        return voted.with_pruned() if self.token_window else voted
 
     def _chain(self, sample: Branch) -> Chain:
         assert self.chain_shape is not None, "only chains are asked for"

@@ -36,6 +36,7 @@ def want_from(message: pb.ProgramWant) -> Want:
         accepted_at_ms=message.accepted_at_ms,
         deadline_ms=message.deadline_ms,
         tokens_spent=message.tokens_spent,
+        shares_prefixes=message.shares_prefixes,
     )
 
 

@@ -40,6 +40,7 @@ class Want:
     accepted_at_ms: int
     deadline_ms: int
     tokens_spent: int
+    shares_prefixes: bool = False  # its calls go on from one another's text: they belong on one worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class _Program:
     arrival: int
     waiting: dict[CallId, _Waiting] = field(default_factory=dict)
     version: int = 0  # of the want; entries of the heap with another one are stale
+    home: str = ""  # the worker that has its prefixes; of programs whose calls share them
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +201,17 @@ class Pool:
             call = self._next_call(now)
             if call is None:
                 break
-            granted.append(self._grant(call, worker, now))
+            granted.append(self._grant(call, self._near(call) or worker, now))
         return granted
+
+    def _near(self, call: CallId) -> Worker | None:
+        """The worker that has the call's prefix cached, if it has room; a full one is not waited for."""
+        home = self._workers.get(self._waiting[call].home)
+        return home if home is not None and home.has_room else None
+
+    def _is_ready(self, name: str) -> bool:
+        worker = self._workers.get(name)
+        return worker is not None and worker.state is WorkerState.READY
 
     def _next_call(self, now: float) -> CallId | None:
         while self._oldest and not self._still_waits(self._oldest[0]):
@@ -218,6 +228,8 @@ class Pool:
         tokens = self._tokens_per_branch(want)
         waited = now - program.waiting.pop(call).wanted_at
         worker.in_flight[call] = tokens
+        if want.shares_prefixes and not self._is_ready(program.home):
+            program.home = worker.name
         self._running[call] = _Running(program.tracker, want.algorithm, worker.name)
         priority = want.class_rank * _CLASS_STRIDE + self._ordering.engine_priority(want, tokens)
         return Grant(program.tracker, call, worker.name, worker.url, worker.engine, priority, waited)

@@ -102,11 +102,18 @@ CALLS = MetricSpec(
     labels=("outcome",),
     process="tracker",
 )
+PROBES = MetricSpec(
+    name="dynasor_tracker_probes_total",
+    kind="counter",
+    help="Probes of running chains, by outcome: answered, hesitant, empty or failed.",
+    labels=("outcome",),
+    process="tracker",
+)
 TOKENS = MetricSpec(
     name="dynasor_tracker_tokens_total",
     kind="counter",
     help=(
-        "Completion tokens of closed ledgers, by kind: spent, cancelled and lost (both parts of spent), "
+        "Completion tokens of closed ledgers, by kind: spent, cancelled, lost and probes (all parts of spent), "
         "saved_estimate, and exceeded_estimate (of programs that cost more than their caps would have)."
     ),
     labels=("kind",),
@@ -225,6 +232,7 @@ METRICS: tuple[MetricSpec, ...] = (
     WATCHERS,
     PROGRAMS,
     CALLS,
+    PROBES,
     TOKENS,
     VERDICTS,
     CERTAINDEX_AT_STOP,

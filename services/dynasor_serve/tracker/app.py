@@ -21,6 +21,7 @@ from dynasor_serve.tracker.grants import SchedulerLink
 from dynasor_serve.tracker.holdings import Holdings
 from dynasor_serve.tracker.servicer import TrackerServicer
 from dynasor_serve.tracker.settings import TrackerSettings
+from dynasor_serve.tracker.verification import VerifierLink
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class TrackerApp:
         )
         self._scheduler = SchedulerLink(settings.name, settings.schedulers)
         self._equality = EqualityLink(settings.evaluator)
+        self._verifier = VerifierLink(settings.evaluator)
         tools = DriverTools(
             tracker=settings.name,
             log=log,
             scheduler=self._scheduler,
             equality=self._equality,
+            verifier=self._verifier,
             metrics=self._metrics,
             gang=GangTools(
                 engines=self._engines,
@@ -86,6 +89,7 @@ class TrackerApp:
         self._tasks = [
             asyncio.create_task(self._scheduler.run(self._holdings.take_grant, lambda: self._holdings.running_calls)),
             asyncio.create_task(self._equality.run()),
+            asyncio.create_task(self._verifier.run()),
             asyncio.create_task(self._holdings.run()),
         ]
         await self._server.set_serving(True)

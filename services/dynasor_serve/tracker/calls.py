@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dynasor_serve.engines.client import Endpoint, EngineCall
+from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.query import Branch, QueryId
+
+if TYPE_CHECKING:
+    from dynasor_serve.tracker.chain_watcher import ChainWatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,9 @@ class RunningCall:
     """An open connection to an engine."""
 
     granted: GrantedCall
+    plan: CallPlan
     engine_call: EngineCall
+    watcher: ChainWatcher | None = None  # of a chain
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
     characters: int = 0  # of text passed to listeners
@@ -35,6 +42,18 @@ class RunningCall:
     @property
     def branch(self) -> Branch:
         return self.granted.branch
+
+    @property
+    def unbooked_tokens(self) -> int:
+        """Completion tokens that no event has told of yet, those of a running probe included."""
+        if self.watcher is None:
+            return self.engine_call.tokens
+        return self.engine_call.tokens - self.watcher.booked_tokens + self.watcher.probe_tokens
+
+    @property
+    def text(self) -> str:
+        """The assistant's turn so far, what the call went on from included."""
+        return "".join((self.plan.continuation, self.plan.suffix, *self.engine_call.parts))
 
     def cancel(self) -> None:
         """Closes the connection at once. Nothing of the call is heard any more."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dynasor_serve.programs.events import (
@@ -19,9 +20,10 @@ from dynasor_serve.programs.events import (
     BudgetReached,
     DeadlineReached,
     Event,
+    Rewarded,
 )
 from dynasor_serve.programs.program import Program, directive
-from dynasor_serve.programs.query import QueryId
+from dynasor_serve.programs.query import Branch, QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
@@ -34,6 +36,7 @@ from dynasor_serve.tracker.gang import Gang, GangTools
 from dynasor_serve.tracker.grants import SchedulerLink, Wanted
 from dynasor_serve.tracker.journal import Fenced, Journal
 from dynasor_serve.tracker.reporting import report_outcome
+from dynasor_serve.tracker.verification import VerifierLink
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class DriverTools:
     log: ProgramLog
     scheduler: SchedulerLink
     equality: EqualityLink
+    verifier: VerifierLink
     metrics: Metrics
     gang: GangTools
 
@@ -66,7 +70,7 @@ class ProgramDriver:
             claim.epoch,
             self.program.query,
             tools.gang,
-            ended=self.post,
+            post=self.post,
             progressed=self._check_budget,
             rested=self._act,
         )
@@ -75,6 +79,8 @@ class ProgramDriver:
         self._will_act = False
         self._writing: asyncio.Task[None] | None = None
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
+        self._to_verify: set[Branch] = set()  # whose texts the verifier has been asked about
+        self._pools: dict[Branch, str] = {}  # where a call runs
         self._deadline: asyncio.TimerHandle | None = None
         self._lease: asyncio.TimerHandle | None = None
 
@@ -136,12 +142,16 @@ class ProgramDriver:
         branch = granted.branch
         fits = not self.is_over and self.program.stop is None and branch in directive(self.program).wanted
         if fits and self.gang.is_free(branch) and granted.attempt == self.gang.next_attempt(branch):
-            self.gang.start(granted)
+            self.gang.start(granted, self.program.algorithm.call(branch))
         else:
             self._tools.scheduler.ended(granted, CallEnd.NOT_STARTED, 0)
 
     def answers_compared(self, event: AnswersCompared) -> None:
         """The evaluator has decided pairs of this program."""
+        self.post(event)
+
+    def rewarded(self, event: Rewarded) -> None:
+        """The verifier has judged a branch of this program."""
         self.post(event)
 
     def abandon(self) -> Holding:
@@ -192,23 +202,39 @@ class ProgramDriver:
         now = directive(self.program)
         if now.stop is not None:
             return
-        startable = [branch for branch in now.wanted if self.gang.is_free(branch)]
-        self._tools.scheduler.want(
-            Wanted(
-                query_id=self.query_id,
-                program=self.program,
-                calls=tuple((branch, self.gang.next_attempt(branch)) for branch in startable),
-                remaining_knob=now.remaining_knob,
-            )
-        )
+        for branch in self.gang.calls.keys() - set(now.wanted):
+            self.gang.cancel(branch)
+        self._want([branch for branch in now.wanted if self.gang.is_free(branch)], now.remaining_knob)
         questions = [pair for pair in now.compare if pair not in self._asked]
         if questions:
             self._asked.update(questions)
             self._tools.equality.ask(self, questions)
+        self._verify(now.verify)
+
+    def _verify(self, candidates: Iterable[tuple[Branch, str]]) -> None:
+        """Asks the query's verifier about texts that it has not been asked about."""
+        reward = self.program.query.reward
+        new = [(branch, text) for branch, text in candidates if branch not in self._to_verify]
+        if new and reward is not None:
+            self._to_verify.update(branch for branch, _ in new)
+            self._tools.verifier.ask(self, reward.verifier, reward.task, new)
+
+    def _want(self, startable: list[Branch], remaining_knob: int) -> None:
+        """States what the program would run, in each pool that it uses."""
+        own, algorithm = self.program.pool, self.program.algorithm
+        calls: defaultdict[str, list[tuple[Branch, str]]] = defaultdict(list)
+        for branch in startable:
+            if branch not in self._pools:
+                self._pools[branch] = algorithm.call(branch).pool or own
+            calls[self._pools[branch]].append((branch, self.gang.next_attempt(branch)))
+        for pool in {own, *self._pools.values()}:
+            self._tools.scheduler.want(
+                Wanted(self.query_id, pool, self.program, tuple(calls.get(pool, ())), remaining_knob)
+            )
 
     def _check_budget(self) -> None:
         """Ends the program once finished and running calls together have generated its budget."""
-        budget = self.program.query.max_tokens
+        budget = self.program.budget_now
         if budget:
             generated = self.program.ledger.spent + self.gang.running_tokens
             if generated >= budget:

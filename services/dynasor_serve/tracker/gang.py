@@ -13,15 +13,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynasor_serve.certaindex.answers import extract
+from dynasor_serve.certaindex.answers import extract, extract_in_open_box
 from dynasor_serve.engines.client import CallRequest, Completion, EngineClient
 from dynasor_serve.engines.errors import EngineError
-from dynasor_serve.programs.events import CallFailed, CallFinished, ProgramError
+from dynasor_serve.programs.calls import CallPlan
+from dynasor_serve.programs.events import (
+    CallCancelled,
+    CallFailed,
+    CallFinished,
+    Checkpointed,
+    Probed,
+    ProgramError,
+)
 from dynasor_serve.programs.query import Branch, Query, QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.calls import GrantedCall, RunningCall
+from dynasor_serve.tracker.chain_watcher import ChainWatcher
 from dynasor_serve.tracker.grants import SchedulerLink
 
 logger = logging.getLogger(__name__)
@@ -29,6 +38,7 @@ logger = logging.getLogger(__name__)
 _MOST_TEXT_CHARACTERS = 4_000_000  # of all samples of a program, per owner
 _LONGEST_PAUSE_SECONDS = 10.0
 
+CallEvent = CallFinished | CallFailed | CallCancelled | Checkpointed | Probed
 TextListener = Callable[[Branch, str, int, str], None]  # branch, attempt, offset, text
 
 
@@ -59,7 +69,7 @@ class Gang:
         query: Query,
         tools: GangTools,
         *,
-        ended: Callable[[CallFinished | CallFailed], None],
+        post: Callable[[CallEvent], None],
         progressed: Callable[[], None],
         rested: Callable[[], None],
     ) -> None:
@@ -68,7 +78,7 @@ class Gang:
         Args:
             query_id, epoch, query: whose calls.
             tools: shared by all gangs.
-            ended: takes the event of a call that ended by itself.
+            post: takes what running calls tell, and how they ended.
             progressed: told after every event of a running call.
             rested: told when a branch may be tried again.
         """
@@ -79,7 +89,7 @@ class Gang:
         self._epoch = epoch
         self._query = query
         self._tools = tools
-        self._ended = ended
+        self._post = post
         self._progressed = progressed
         self._rested = rested
         self._starts: dict[Branch, int] = {}  # branch -> calls started here
@@ -89,8 +99,8 @@ class Gang:
 
     @property
     def running_tokens(self) -> int:
-        """Completion tokens that the running calls have generated so far."""
-        return sum(call.engine_call.tokens for call in self.calls.values())
+        """Completion tokens of running calls that no event has told of yet."""
+        return sum(call.unbooked_tokens for call in self.calls.values())
 
     def is_free(self, branch: Branch) -> bool:
         """Whether a call of the branch could start: none runs, and it does not rest."""
@@ -100,7 +110,7 @@ class Gang:
         """The id of the branch's next attempt; the epoch makes it unique across owners."""
         return f"{self._epoch}.{self._starts.get(branch, 0) + 1}"
 
-    def start(self, granted: GrantedCall) -> None:
+    def start(self, granted: GrantedCall, plan: CallPlan) -> None:
         """Opens a granted call."""
         branch = granted.branch
         self._starts[branch] = self._starts.get(branch, 0) + 1
@@ -108,14 +118,32 @@ class Gang:
             CallRequest(
                 endpoint=granted.endpoint,
                 query=self._query,
+                plan=plan,
                 branch=branch,
                 request_id=f"{self._query_id}/{branch}/{granted.attempt}",
                 priority=granted.priority,
             )
         )
-        call = RunningCall(granted, engine_call)
+        call = RunningCall(granted, plan, engine_call)
+        if plan.watch is not None:
+            call.watcher = ChainWatcher(
+                granted,
+                self._query,
+                plan,
+                engine_call,
+                engines=self._tools.engines,
+                metrics=self._tools.metrics,
+                post=self._post,
+            )
         self.calls[branch] = call
+        self._tell(call, plan.continuation + plan.suffix)
         call.task = asyncio.create_task(self._run(call))
+
+    def cancel(self, branch: Branch) -> None:
+        """Closes one call that is no longer wanted, while the program goes on."""
+        call = self.calls.pop(branch)
+        tokens, prompt_tokens = self._closed(call)
+        self._post(CallCancelled(branch, call.granted.attempt, tokens, prompt_tokens))
 
     def close(self) -> None:
         """Closes every running call's connection now and notes what it had generated."""
@@ -125,13 +153,18 @@ class Gang:
         if not self.calls:
             return
         began = time.perf_counter()
-        for call in self.calls.values():
-            call.cancel()
-            self.closed.append((call.engine_call.tokens, call.engine_call.prompt_tokens))
-            self._tools.scheduler.ended(call.granted, CallEnd.CANCELLED, call.engine_call.tokens)
-            self._tools.metrics.increment(catalogue.CALLS, outcome="cancelled")
+        self.closed += [self._closed(call) for call in self.calls.values()]
         self.calls.clear()
         self._tools.metrics.observe(catalogue.VERDICT_TO_CLOSE_SECONDS, time.perf_counter() - began)
+
+    def _closed(self, call: RunningCall) -> tuple[int, int]:
+        """Closes a call and its probe; returns the (completion, prompt) tokens that nobody was told of."""
+        tokens, prompt_tokens = call.unbooked_tokens, call.engine_call.prompt_tokens
+        call.cancel()
+        probe = call.watcher.close() if call.watcher is not None else None
+        self._tools.scheduler.ended(call.granted, CallEnd.CANCELLED, call.engine_call.tokens)
+        self._tools.metrics.increment(catalogue.CALLS, outcome="cancelled")
+        return tokens, prompt_tokens + (probe.prompt_tokens if probe is not None else 0)
 
     async def _run(self, call: RunningCall) -> None:
         """One call from its request to its event."""
@@ -150,28 +183,44 @@ class Gang:
         if call.is_cancelled:
             return
         del self.calls[call.branch]
+        probe = call.watcher.close() if call.watcher is not None else None
+        if probe is not None:
+            self._post(probe)
         if end is not CallEnd.FINISHED:
             self._rest(call.branch)
-        self._ended(event)
+        self._post(event)
         self._tools.scheduler.ended(granted, end, engine_call.tokens)
         self._tools.metrics.increment(catalogue.CALLS, outcome="finished" if end is CallEnd.FINISHED else "lost")
 
     def _failure(self, call: RunningCall, error: ProgramError) -> CallFailed:
+        booked = call.watcher.booked_tokens if call.watcher is not None else 0
         engine_call = call.engine_call
-        return CallFailed(call.branch, call.granted.attempt, error, engine_call.tokens, engine_call.prompt_tokens)
+        tokens = engine_call.tokens - booked
+        return CallFailed(call.branch, call.granted.attempt, error, tokens, engine_call.prompt_tokens)
 
     def _evidence(self, call: RunningCall, completion: Completion) -> CallFinished:
-        engine_call = call.engine_call
+        engine_call, watcher = call.engine_call, call.watcher
         return CallFinished(
             branch=call.branch,
             attempt=call.granted.attempt,
-            answer=extract(completion.text, self._query.answer_type),
-            text=self._kept_text(completion.text),
-            tokens=engine_call.tokens,
+            answer=self._answer(call, completion),
+            text=self._kept_text(completion.text) if watcher is None else watcher.fresh_text,
+            tokens=engine_call.tokens - (watcher.booked_tokens if watcher is not None else 0),
             prompt_tokens=engine_call.prompt_tokens,
             cached_prompt_tokens=engine_call.cached_prompt_tokens,
             finish_reason=completion.finish_reason,
+            stopped_at=completion.stopped_at,
+            reward=completion.reward,
+            confidence=completion.confidence,
         )
+
+    def _answer(self, call: RunningCall, completion: Completion) -> str | None:
+        """The answer that the assistant's turn gives, the part that the call went on from included."""
+        plan, answer_type = call.plan, self._query.answer_type
+        if plan.judge is not None:
+            return None
+        answer = extract_in_open_box(completion.text, answer_type) if plan.opened_box else None
+        return answer or extract(plan.continuation + plan.suffix + completion.text, answer_type)
 
     def _kept_text(self, text: str) -> str:
         """What of a sample's text is kept: each is bounded, and all together, since a log is read whole."""
@@ -180,7 +229,13 @@ class Gang:
         return kept
 
     def _progress(self, call: RunningCall, text: str) -> None:
+        if call.watcher is not None:
+            call.watcher.progressed(text)
         self._progressed()
+        self._tell(call, text)
+
+    def _tell(self, call: RunningCall, text: str) -> None:
+        """Tells the listeners what a call has said."""
         if text:
             for listener in self.listeners:
                 listener(call.branch, call.granted.attempt, call.characters, text)

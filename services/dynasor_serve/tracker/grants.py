@@ -44,9 +44,10 @@ _Conversation = grpc.aio.StreamStreamCall[pb.CoordinateRequest, pb.CoordinateRes
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a program would run next."""
+    """What a program would run next in one pool."""
 
     query_id: QueryId
+    pool: str
     program: Program
     calls: tuple[tuple[Branch, str], ...]  # (branch, attempt)
     remaining_knob: int
@@ -58,8 +59,8 @@ class SchedulerLink:
     def __init__(self, tracker: str, addresses: Iterable[str]) -> None:
         self._tracker = tracker
         self._addresses = cycle(addresses)
-        self._wants: dict[QueryId, Wanted] = {}  # live program -> its newest want
-        self._news: dict[QueryId, Wanted] = {}  # wants not yet sent
+        self._wants: dict[QueryId, dict[str, Wanted]] = {}  # live program -> pool -> its newest want
+        self._news: dict[tuple[QueryId, str], Wanted] = {}  # wants not yet sent
         self._ended: list[pb.EndedCall] = []
         self._withdrawn: list[str] = []
         self._wakeup = asyncio.Event()
@@ -71,11 +72,12 @@ class SchedulerLink:
 
     def want(self, wanted: Wanted) -> None:
         """States what a program wants; unchanged wants without calls are not sent again."""
-        known = self._wants.get(wanted.query_id)
-        self._wants[wanted.query_id] = wanted
+        wants = self._wants.setdefault(wanted.query_id, {})
+        known = wants.get(wanted.pool)
+        wants[wanted.pool] = wanted
         if known is not None and not wanted.calls and not known.calls:
             return
-        self._news[wanted.query_id] = wanted
+        self._news[wanted.query_id, wanted.pool] = wanted
         self._wakeup.set()
 
     def ended(self, call: GrantedCall, end: CallEnd, tokens: int) -> None:
@@ -89,8 +91,10 @@ class SchedulerLink:
 
     def withdraw(self, query_id: QueryId) -> None:
         """The program is final or no longer this tracker's."""
-        if self._wants.pop(query_id, None) is not None:
-            self._news.pop(query_id, None)
+        wants = self._wants.pop(query_id, None)
+        if wants is not None:
+            for pool in wants:
+                self._news.pop((query_id, pool), None)
             self._withdrawn.append(query_id)
             self._wakeup.set()
 
@@ -158,7 +162,7 @@ class SchedulerLink:
     def _restatement(self) -> pb.CoordinateRequest:
         message = pb.CoordinateRequest(
             tracker=self._tracker,
-            wants=[_want_message(wanted) for wanted in self._wants.values()],
+            wants=[_want_message(wanted) for wants in self._wants.values() for wanted in wants.values()],
             running=[
                 pb.RunningCall(
                     query_id=call.granted.query_id,
@@ -201,7 +205,7 @@ def _want_message(wanted: Wanted) -> pb.ProgramWant:
     query = program.query
     return pb.ProgramWant(
         query_id=wanted.query_id,
-        pool=program.pool,
+        pool=wanted.pool,
         calls=[pb.WantedCall(branch=branch, attempt=attempt) for branch, attempt in wanted.calls],
         query_class=_CLASSES[query.query_class],
         tenant=query.tenant,
@@ -210,5 +214,6 @@ def _want_message(wanted: Wanted) -> pb.ProgramWant:
         accepted_at_ms=program.accepted_at_ms,
         deadline_ms=program.deadline_ms,
         tokens_spent=program.ledger.spent,
-        algorithm=program.algorithm.name,
+        algorithm=query.algorithm.partition(":")[0],
+        shares_prefixes=program.algorithm.shares_prefixes,
     )

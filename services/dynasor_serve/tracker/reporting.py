@@ -18,11 +18,12 @@ def report_outcome(query_id: QueryId, outcome: Outcome, metrics: Metrics) -> Non
     rule = outcome.rule.partition(":")[0]
     metrics.increment(catalogue.VERDICTS, rule=rule, verdict=outcome.stop_reason.value)
     metrics.observe(catalogue.CERTAINDEX_AT_STOP, outcome.certaindex)
-    saved = ledger.saved_estimate
+    saved = ledger.saved_estimate or 0
     for kind, tokens in (
         ("spent", ledger.spent),
         ("cancelled", ledger.cancelled),
         ("lost", ledger.lost),
+        ("probes", ledger.probes),
         ("saved_estimate", max(0, saved)),
         ("exceeded_estimate", max(0, -saved)),
     ):
@@ -35,6 +36,6 @@ def report_outcome(query_id: QueryId, outcome: Outcome, metrics: Metrics) -> Non
             "stop_reason": outcome.stop_reason.value,
             "samples": outcome.samples,
             "tokens_spent": ledger.spent,
-            "tokens_saved_estimate": saved,
+            "tokens_saved_estimate": ledger.saved_estimate,
         },
     )

@@ -60,7 +60,7 @@ class TrackerServicer(tracker_pb2_grpc.TrackerServiceServicer):
 def _text_so_far(calls: Iterable[RunningCall]) -> Iterator[pb.StreamTextResponse]:
     """What the running calls have told earlier listeners, each from its beginning."""
     for call in calls:
-        text = "".join(call.engine_call.parts)[: call.characters]
+        text = call.text[: call.characters]
         for offset in range(0, len(text), _MOST_CHARACTERS):
             piece = text[offset : offset + _MOST_CHARACTERS]
             yield pb.StreamTextResponse(branch=call.branch, attempt=call.granted.attempt, offset=offset, text=piece)

@@ -37,7 +37,9 @@ from dynasor_serve.programs.program import (
     fold_log,
     with_cancelled,
 )
-from dynasor_serve.programs.query import Branch, Message, Query, SelfConsistencyParameters
+from dynasor_serve.programs.query import Branch, Message, Query
+from dynasor_serve.programs.registry import parse_algorithm
+from dynasor_serve.programs.self_consistency import SelfConsistencyParameters
 
 NOW_MS = 1_700_000_000_000
 FLAKY = ProgramError("ENGINE_BROKE_OFF", "the engine broke the stream off", retryable=True)
@@ -52,10 +54,16 @@ def accepted(
         rule=rule,
         messages=(Message("user", "What is it?"),),
         answer_type=AnswerType(answer_type),
-        algorithm=SelfConsistencyParameters(samples, width),
+        algorithm=str(SelfConsistencyParameters(samples, width)),
         max_tokens=max_tokens,
     )
     return Accepted(query, "pool", NOW_MS)
+
+
+def parameters_of(first: Accepted) -> SelfConsistencyParameters:
+    parameters = parse_algorithm(first.query.algorithm)
+    assert isinstance(parameters, SelfConsistencyParameters)
+    return parameters
 
 
 def finished(branch: int, answer: str | None = "1", tokens: int = 10, attempt: str = "1.1") -> CallFinished:
@@ -119,7 +127,7 @@ class Life:
 @st.composite
 def lives(draw: st.DrawFn) -> Life:
     first = draw(programs)
-    events: list[Event] = list(draw(events_of_calls(first.query.algorithm.max_samples)))
+    events: list[Event] = list(draw(events_of_calls(parameters_of(first).max_samples)))
     for event in draw(st.lists(other_events(), max_size=4)):
         events.insert(draw(st.integers(0, len(events))), event)
     repeated = draw(st.lists(st.sampled_from(events), max_size=5)) if events else []
@@ -290,7 +298,7 @@ def _keys_asked(program: Program) -> list[str]:
 @given(lives())
 def test_the_directive_wants_no_branch_that_is_done_and_no_more_than_the_width(life: Life) -> None:
     program = accept(life.first)
-    parameters = life.first.query.algorithm
+    parameters = parameters_of(life.first)
     for event in life.events:
         program = fold(program, event)
         now = directive(program)
@@ -316,7 +324,7 @@ def test_a_branch_counts_once_and_failures_abandon_it_in_bounds(life: Life) -> N
 
     assert program.assessment.samples == len(program.counted)
     assert not program.counted & program.abandoned
-    assert program.failures.keys() <= set(range(life.first.query.algorithm.max_samples))
+    assert program.failures.keys() <= set(range(parameters_of(life.first).max_samples))
     if program.stop is None:
         exhausted = {branch for branch, number in program.failures.items() if number >= MAX_ATTEMPTS}
         assert exhausted <= program.abandoned | program.counted
@@ -373,11 +381,11 @@ def test_the_ledger_adds_up(life: Life, cancelled: list[tuple[int, int]]) -> Non
     ledger = outcome.ledger
     assert ledger.spent == program.finished_tokens + ledger.cancelled + ledger.lost
     if outcome.samples:
-        cap = life.first.query.algorithm.max_samples - len(program.abandoned)
+        cap = parameters_of(life.first).max_samples - len(program.abandoned)
         at_the_cap = round(cap * program.finished_tokens / outcome.samples)
         assert ledger.saved_estimate == at_the_cap - ledger.spent
     else:
-        assert ledger.saved_estimate == 0
+        assert ledger.saved_estimate is None
     assert outcome.latency_seconds == 5.0
     assert sum(count for _, count in outcome.votes) == outcome.samples
 
