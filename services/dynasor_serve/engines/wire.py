@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,9 @@ class Choice(msgspec.Struct):
     text: str | None = None
     token_ids: list[int] | None = None  # vLLM's, on request
     finish_reason: str | None = None
+    stop_reason: int | str | None = None  # vLLM's: the stop string, or the id of a stop token
+    matched_stop: int | str | None = None  # SGLang's word for it
+    logprobs: msgspec.Raw = msgspec.Raw()  # read by those who asked for them: `sampled_tokens`
 
 
 # What an engine claims is bounded here: a count that no wire can carry would stop more than its own call.
@@ -50,6 +53,7 @@ class ErrorBody(msgspec.Struct):
 
     message: str = ""
     param: str | None = None
+    code: int | str | None = None  # the HTTP status in vLLM, also within a stream; a word elsewhere
 
 
 class Chunk(msgspec.Struct):
@@ -60,6 +64,34 @@ class Chunk(msgspec.Struct):
     error: ErrorBody | None = None
 
 
+class SampledToken(NamedTuple):
+    """A token with what else was likely in its place."""
+
+    text: str
+    logprob: float | None  # None where it is unknown
+    top: tuple[tuple[str, float], ...]  # (token, log-probability) of the likeliest, this one among them
+
+
+# What a rounded logarithm may have above 0.
+_LogProbability = Annotated[float, msgspec.Meta(le=1e-3)]
+
+
+class _LikelyToken(msgspec.Struct):
+    token: str
+    logprob: _LogProbability
+
+
+class _ChatToken(_LikelyToken):
+    top_logprobs: list[_LikelyToken] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_ChatToken] | None = None  # of a chat
+    tokens: list[str] = []  # of a completion, and the next two beside it
+    token_logprobs: list[_LogProbability | None] = []
+    top_logprobs: list[dict[str, _LogProbability] | None] | None = None
+
+
 class _ErrorEnvelope(msgspec.Struct):
     error: ErrorBody | str | None = None
     message: str = ""  # older vLLM puts the error at the root
@@ -67,6 +99,7 @@ class _ErrorEnvelope(msgspec.Struct):
 
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _error_decoder = msgspec.json.Decoder(_ErrorEnvelope)
+_logprobs_decoder = msgspec.json.Decoder(_Logprobs | None)
 _encoder = msgspec.json.Encoder()
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -99,6 +132,27 @@ class EventReader:
                 yield _chunk_decoder.decode(payload)
             except _UNDECODABLE as error:
                 raise _garbage(payload) from error
+
+
+def sampled_tokens(logprobs: msgspec.Raw) -> list[SampledToken]:
+    """The tokens of one event, in order; none where it has no log-probabilities. Raises `EngineError` on garbage."""
+    if not logprobs:
+        return []
+    try:
+        said = _logprobs_decoder.decode(logprobs)
+        if said is None:
+            return []
+        if said.content is not None:
+            return [
+                SampledToken(
+                    each.token, each.logprob, tuple((top.token, top.logprob) for top in each.top_logprobs or ())
+                )
+                for each in said.content
+            ]
+        tops = [tuple(top.items()) if top else () for top in said.top_logprobs or [None] * len(said.tokens)]
+        return [SampledToken(*each) for each in zip(said.tokens, said.token_logprobs, tops, strict=True)]
+    except (*_UNDECODABLE, ValueError) as error:
+        raise _garbage(bytes(logprobs)) from error
 
 
 def encode_body(body: dict[str, Any]) -> bytes:
