@@ -23,6 +23,7 @@ MODULES = {
     "cancel": "queries",
     "demo": "demo",
     "bench": "bench",
+    "algorithms": "algorithms",
     "rules": "rules",
     "version": "version",
 }

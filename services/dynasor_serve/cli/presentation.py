@@ -38,7 +38,7 @@ def query_json(standing: Standing) -> dict[str, Json]:
         "stop_reason": outcome.stop_reason if outcome else None,
         "samples": standing.samples,
         "tokens_spent": standing.tokens,
-        "tokens_saved": outcome.ledger.tokens_saved_estimate if outcome else None,
+        "tokens_saved": _saved_tokens(standing),
         "tokens_lost": outcome.ledger.tokens_lost if outcome else None,
         "latency_seconds": outcome.latency_seconds if outcome else None,
     }
@@ -76,8 +76,20 @@ def ending_line(standing: Standing) -> str:
     else:
         why = _STOPPED.get(outcome.stop_reason, outcome.stop_reason)
         why += f": {printable(outcome.stop_detail)}" if outcome.stop_detail else ""
-    cost = f"{plural(outcome.samples, 'sample')}, {plural(outcome.ledger.tokens_spent, 'token')} spent"
+    cost = (
+        f"{plural(outcome.samples, 'sample')}, {plural(outcome.ledger.tokens_spent, 'token')} spent{_parts(standing)}"
+    )
     return f"{why} · {cost}{_saved(standing)} · {outcome.latency_seconds:.1f} s"
+
+
+def _parts(standing: Standing) -> str:
+    """What of the cost went into probes, and how much of the prompts was cached, where that says something."""
+    assert standing.outcome is not None
+    ledger = standing.outcome.ledger
+    probes = f" ({ledger.tokens_probes:,} on {plural(standing.probes, 'probe')})" if ledger.tokens_probes else ""
+    if not ledger.cached_prompt_tokens:
+        return probes
+    return f"{probes}, {ledger.cached_prompt_tokens / max(1, ledger.prompt_tokens):.0%} of prompts cached"
 
 
 def stop_words(stop_reason: str) -> str:
@@ -95,6 +107,8 @@ def votes_text(standing: Standing, most: int = _MOST_VOTES_SHOWN) -> str:
 
 def progress_line(standing: Standing) -> str:
     """Where a running query stands, in one line."""
+    if standing.probes and not standing.samples:
+        return f"certaindex {standing.certaindex:.2f} · probe {standing.probes}: {shortened(standing.last_probe, 80)}"
     if not standing.samples:
         waiting = "waiting for a tracker" if standing.phase in {"unknown", "queued"} else "waiting for the first sample"
         return f"{waiting}; {standing.last_failure}" if standing.failed_calls else waiting
@@ -149,9 +163,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def _saved_tokens(standing: Standing) -> int | None:
+    """The estimate; None where there is none, before the end or because nobody can tell."""
+    ledger = standing.outcome.ledger if standing.outcome is not None else None
+    if ledger is None or not ledger.HasField("tokens_saved_estimate"):
+        return None
+    return ledger.tokens_saved_estimate
+
+
 def _saved(standing: Standing) -> str:
     assert standing.outcome is not None
-    saved = standing.outcome.ledger.tokens_saved_estimate
+    saved = _saved_tokens(standing)
+    if saved is None:
+        return ""
     if saved > 0:
         return f", about {saved:,} saved (estimate: {saved / (saved + standing.tokens):.0%} of the cap)"
     return ", nothing saved" if saved == 0 else f", about {-saved:,} more than at the cap (estimate)"

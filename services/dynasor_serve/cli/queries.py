@@ -185,7 +185,9 @@ def _table(states: list[pb.QueryState]) -> Table:
             f"{standing.certaindex:.2f}",
             str(standing.samples),
             str(standing.tokens) if outcome else "",
-            str(outcome.ledger.tokens_saved_estimate) if outcome else "",
+            str(outcome.ledger.tokens_saved_estimate)
+            if outcome and outcome.ledger.HasField("tokens_saved_estimate")
+            else "",
         )
     return table
 

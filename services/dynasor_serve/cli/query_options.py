@@ -5,10 +5,13 @@ What a query may hold is the server's to decide: only what cannot be put into th
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +19,7 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.rpc.errors import Reason
 
-ALGORITHMS = ("self-consistency",)
+SELF_CONSISTENCY = "self-consistency"
 
 
 class ClassName(StrEnum):
@@ -35,6 +38,7 @@ _CLASSES = {
 
 _LONGEST_DURATION_SECONDS = 1e9  # what is sent; the server allows less
 _COMPUTE, _SAMPLING, _SERVICE = "How much compute", "How it samples", "How it is served"
+_CHAINS, _REWARDS = "How chains are probed", "Who judges paths"
 
 QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads standard input.")]
 PromptOption = Annotated[
@@ -46,14 +50,22 @@ AnswerTypeOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="The model; may be left out where only one is served.")]
 AlgorithmOption = Annotated[
-    str, typer.Option("--algorithm", rich_help_panel=_COMPUTE, help=f"One of: {', '.join(ALGORITHMS)}.")
+    str,
+    typer.Option(
+        "--algorithm",
+        rich_help_panel=_COMPUTE,
+        help="Such as chain-of-thought or rebase:width=16; `dynasor algorithms` lists them.",
+    ),
 ]
 MaxSamplesOption = Annotated[
     int | None,
-    typer.Option("--max-samples", rich_help_panel=_COMPUTE, show_default="16", help="The cap: most samples drawn."),
+    typer.Option(
+        "--max-samples", rich_help_panel=_COMPUTE, show_default="16", help="Self-consistency: most samples drawn."
+    ),
 ]
 WidthOption = Annotated[
-    int | None, typer.Option("--width", rich_help_panel=_COMPUTE, show_default="4", help="Most samples at once.")
+    int | None,
+    typer.Option("--width", rich_help_panel=_COMPUTE, show_default="4", help="Self-consistency: most samples at once."),
 ]
 RuleOption = Annotated[
     str,
@@ -61,8 +73,62 @@ RuleOption = Annotated[
         "--rule",
         rich_help_panel=_COMPUTE,
         help="When to stop early, such as static-threshold:threshold=0.7,detect=5; `dynasor rules` lists them.",
-        show_default="the server's",
+        show_default="the algorithm's or the server's",
     ),
+]
+ChainRuleOption = Annotated[
+    str,
+    typer.Option(
+        "--chain-rule",
+        rich_help_panel=_CHAINS,
+        help="Self-consistency: makes each sample a long chain, stopped by this rule, such as trial-confidence.",
+    ),
+]
+ProbePromptOption = Annotated[
+    str,
+    typer.Option(
+        "--probe-prompt",
+        rich_help_panel=_CHAINS,
+        help="dynasor, deer, or the text put behind the chain.",
+        show_default="deer",
+    ),
+]
+ProbeIntervalOption = Annotated[
+    int | None,
+    typer.Option("--probe-interval", rich_help_panel=_CHAINS, help="Tokens between probes.", show_default="the rule's"),
+]
+ProbeMarksOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--probe-marks/--no-probe-marks",
+        rich_help_panel=_CHAINS,
+        help="Probe where the chain reflects (Wait, Alternatively).",
+        show_default="the rule's",
+    ),
+]
+ThinkingBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-budget", rich_help_panel=_CHAINS, help="Thinking tokens, for engines that bound them themselves."
+    ),
+]
+RewardOption = Annotated[
+    str,
+    typer.Option(
+        "--reward",
+        rich_help_panel=_REWARDS,
+        help="own (the model itself), model or verifier.",
+        show_default="the reward model, if one is deployed, else own",
+    ),
+]
+RewardModelOption = Annotated[
+    str, typer.Option("--reward-model", rich_help_panel=_REWARDS, help="Which, where there are several.")
+]
+VerifierOption = Annotated[
+    str, typer.Option("--verifier", rich_help_panel=_REWARDS, help="Such as game24 or unit-tests.")
+]
+TaskOption = Annotated[
+    str, typer.Option("--task", rich_help_panel=_REWARDS, help="What the verifier needs to know: numbers, or tests.")
 ]
 BudgetOption = Annotated[
     int, typer.Option("--budget-tokens", rich_help_panel=_COMPUTE, help="Most completion tokens in all; 0: no bound.")
@@ -85,7 +151,12 @@ TopPOption = Annotated[
 ]
 MaxTokensOption = Annotated[
     int | None,
-    typer.Option("--max-tokens", rich_help_panel=_SAMPLING, show_default="512", help="Most tokens per sample."),
+    typer.Option(
+        "--max-tokens",
+        rich_help_panel=_SAMPLING,
+        show_default="512; of a chain 4096",
+        help="Most tokens of a sample, path or chain.",
+    ),
 ]
 StopOption = Annotated[
     list[str] | None,
@@ -114,10 +185,19 @@ class QueryOptions:
     system: str = ""
     answer_type: str = ""
     model: str = ""
-    algorithm: str = ALGORITHMS[0]
+    algorithm: str = SELF_CONSISTENCY
     max_samples: int | None = None
     width: int | None = None
     rule: str = ""
+    chain_rule: str = ""
+    probe_prompt: str = ""
+    probe_interval: int | None = None
+    probe_marks: bool | None = None
+    thinking_budget: int | None = None
+    reward: str = ""
+    reward_model: str = ""
+    verifier: str = ""
+    task: str = ""
     budget_tokens: int = 0
     deadline_seconds: float | None = None
     temperature: float | None = None
@@ -139,12 +219,18 @@ class QueryOptions:
         query = pb.Query(
             system_prompt=self.system,
             sampling=pb.SamplingParameters(
-                temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=self.stop
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_tokens=self.max_tokens,
+                stop=self.stop,
+                thinking_token_budget=self.thinking_budget,
             ),
             answer_type=self.answer_type,
             model=self.model,
             algorithm=self._algorithm(),
-            policy=pb.Policy(rule=self.rule),
+            policy=pb.Policy(rule=self.rule, chain_rule=self.chain_rule),
+            probe=pb.Probe(prompt=self.probe_prompt, interval=self.probe_interval, marks=self.probe_marks),
+            reward=self._reward(),
             budget=pb.Budget(max_tokens=self.budget_tokens),
             query_class=_CLASSES[self.query_class],
             tenant=self.tenant,
@@ -160,8 +246,15 @@ class QueryOptions:
         return query
 
     def _refuse_what_does_not_fit(self) -> None:
-        widths = ((self.max_samples, "max-samples", 31), (self.width, "width", 31), (self.max_tokens, "max-tokens", 31))
-        for number, option, bits in (*widths, (self.budget_tokens, "budget-tokens", 63)):
+        numbers = (
+            (self.max_samples, "max-samples", 31),
+            (self.width, "width", 31),
+            (self.max_tokens, "max-tokens", 31),
+            (self.probe_interval, "probe-interval", 31),
+            (self.thinking_budget, "thinking-budget", 31),
+            (self.budget_tokens, "budget-tokens", 63),
+        )
+        for number, option, bits in numbers:
             if number is not None and abs(number) >= 2**bits:
                 raise bad_input(f"--{option} is {number}; give a smaller number", Reason.INVALID_QUERY)
         seconds = self.deadline_seconds
@@ -169,12 +262,81 @@ class QueryOptions:
             raise bad_input(f"--deadline is {seconds:g}; give a number of seconds", Reason.INVALID_QUERY)
 
     def _algorithm(self) -> pb.Algorithm:
-        if self.algorithm not in ALGORITHMS:
-            known = ", ".join(ALGORITHMS)
-            raise bad_input(
-                f"algorithm: there is none called {self.algorithm!r}; known are: {known}", Reason.INVALID_QUERY
-            )
-        return pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=self.max_samples, width=self.width))
+        if self.algorithm.strip() == SELF_CONSISTENCY:
+            return pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=self.max_samples, width=self.width))
+        for value, option, name in (
+            (self.max_samples, "--max-samples", "max_samples"),
+            (self.width, "--width", "width"),
+        ):
+            if value is not None:
+                right = f"write --algorithm {self.algorithm.partition(':')[0]}:{name}={value}, if it has that parameter"
+                raise bad_input(f"{option} is for {SELF_CONSISTENCY}; {right}", Reason.INVALID_QUERY)
+        return pb.Algorithm(type_string=self.algorithm)
+
+    def _reward(self) -> pb.Reward:
+        source = self.reward or ("verifier" if self.verifier else "model" if self.reward_model else "")
+        return pb.Reward(source=source, model=self.reward_model, verifier=self.verifier, task=self.task)
+
+
+def takes_query(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command all options that describe a query, behind its own; it gets them as its argument `query`."""
+
+    @wraps(command)
+    def with_query(**values: Any) -> None:
+        of_query = {name: values.pop(name) for name in _PARAMETERS}
+        of_query["stop"], of_query["label"] = tuple(of_query["stop"] or ()), tuple(of_query["label"] or ())
+        of_query["question"] = read_question(of_query["question"])
+        renamed = {_FIELDS.get(name, name): value for name, value in of_query.items()}
+        command(QueryOptions(**renamed), **values)
+
+    declared = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in declared]
+    question, *others = _PARAMETERS.values()
+    parameters = [question, *own, *others]
+    with_query.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_query.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_query
+
+
+def _option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_PARAMETERS = {
+    each.name: each
+    for each in (
+        _option("question", QuestionArgument),
+        _option("prompt", PromptOption, False),
+        _option("system", SystemOption, ""),
+        _option("answer_type", AnswerTypeOption, "text"),
+        _option("model", ModelOption, ""),
+        _option("algorithm", AlgorithmOption, SELF_CONSISTENCY),
+        _option("max_samples", MaxSamplesOption, None),
+        _option("width", WidthOption, None),
+        _option("rule", RuleOption, ""),
+        _option("budget_tokens", BudgetOption, 0),
+        _option("deadline", DeadlineOption, None),
+        _option("temperature", TemperatureOption, None),
+        _option("top_p", TopPOption, None),
+        _option("max_tokens", MaxTokensOption, None),
+        _option("stop", StopOption, None),
+        _option("chain_rule", ChainRuleOption, ""),
+        _option("probe_prompt", ProbePromptOption, ""),
+        _option("probe_interval", ProbeIntervalOption, None),
+        _option("probe_marks", ProbeMarksOption, None),
+        _option("thinking_budget", ThinkingBudgetOption, None),
+        _option("reward", RewardOption, ""),
+        _option("reward_model", RewardModelOption, ""),
+        _option("verifier", VerifierOption, ""),
+        _option("task", TaskOption, ""),
+        _option("query_class", ClassOption, ClassName.STANDARD),
+        _option("tenant", TenantOption, "default"),
+        _option("idempotency_key", IdempotencyKeyOption, ""),
+        _option("label", LabelOption, None),
+    )
+}
+# Options whose field has another name.
+_FIELDS = {"prompt": "is_prompt", "deadline": "deadline_seconds", "label": "labels"}
 
 
 def read_question(argument: str) -> str:

@@ -38,57 +38,19 @@ _WIND_UP_SECONDS = 10.0
 
 
 @app.command(epilog=EXIT_CODES_HELP)
+@options.takes_query
 def run(
-    question: options.QuestionArgument,
+    query: options.QueryOptions,
     address: AddressOption = DEFAULT_ADDRESS,
-    prompt: options.PromptOption = False,
-    system: options.SystemOption = "",
-    answer_type: options.AnswerTypeOption = "text",
-    model: options.ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone; no progress.")] = False,
-    algorithm: options.AlgorithmOption = options.ALGORITHMS[0],
-    max_samples: options.MaxSamplesOption = None,
-    width: options.WidthOption = None,
-    rule: options.RuleOption = "",
-    budget_tokens: options.BudgetOption = 0,
-    deadline: options.DeadlineOption = None,
-    temperature: options.TemperatureOption = None,
-    top_p: options.TopPOption = None,
-    max_tokens: options.MaxTokensOption = None,
-    stop: options.StopOption = None,
-    query_class: options.ClassOption = options.ClassName.STANDARD,
-    tenant: options.TenantOption = "default",
-    idempotency_key: options.IdempotencyKeyOption = "",
-    label: options.LabelOption = None,
 ) -> None:
     """Ask a question and wait for its answer. Ctrl-C cancels the query.
 
-    Samples many answers, lets them vote, and stops as soon as the rule says that the vote is settled.
+    Runs the program, by default many samples and a vote, and stops it as soon as its rule says that it is settled.
     """
-    standing = Standing(answer_type=answer_type)
+    standing = Standing(answer_type=query.answer_type)
     try:
-        query = options.QueryOptions(
-            question=options.read_question(question),
-            is_prompt=prompt,
-            system=system,
-            answer_type=answer_type,
-            model=model,
-            algorithm=algorithm,
-            max_samples=max_samples,
-            width=width,
-            rule=rule,
-            budget_tokens=budget_tokens,
-            deadline_seconds=deadline,
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-            stop=tuple(stop or ()),
-            query_class=query_class,
-            tenant=tenant,
-            idempotency_key=idempotency_key,
-            labels=tuple(label or ()),
-        )
         exit_code = run_async(_answer(query, address, standing, is_chatty=not quiet, plain_lines=not as_json))
     except CommandFailed as failure:
         if as_json:

@@ -31,6 +31,8 @@ class Standing:
     samples: int = 0
     certaindex: float = 0.0
     tokens: int = 0
+    probes: int = 0
+    last_probe: str = ""  # what the latest probe said, and where
     failed_calls: int = 0
     last_failure: str = ""
     outcome: pb.Outcome | None = None
@@ -55,6 +57,8 @@ class Standing:
                 self.phase = "running"
             case "sample_finished":
                 self._sample(event.sample_finished)
+            case "probed":
+                self._probed(event.probed)
             case "answers_compared":
                 pass
             case "call_failed":
@@ -75,10 +79,20 @@ class Standing:
         if state.HasField("outcome"):
             self._finish(self.phase, state.outcome)
 
+    def _probed(self, probed: pb.Probed) -> None:
+        self.probes += 1
+        self.certaindex = probed.certaindex
+        confidence = f" ({probed.confidence:.3f})" if probed.HasField("confidence") else ""
+        said = probed.answer if probed.HasField("answer") else "no answer"
+        self.last_probe = f"{said}{confidence}{', hesitating' if probed.hesitant else ''} at {probed.position:,} tokens"
+
     def _sample(self, sample: pb.SampleFinished) -> None:
+        counts = sample.samples > self.samples  # not a step of a tree, a judgement or a thought that is being concluded
         self.samples = sample.samples
         self.certaindex = sample.certaindex
         self.tokens += sample.tokens
+        if not counts:
+            return
         if not sample.HasField("answer"):
             self._unreadable += 1
             return

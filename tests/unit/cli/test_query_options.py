@@ -55,7 +55,7 @@ def test_every_option_arrives_in_the_message() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (QueryOptions(question="q", algorithm="tree-of-luck"), "tree-of-luck.*self-consistency"),
+        (QueryOptions(question="q", algorithm="rebase", width=8), "--width is for self-consistency.*rebase:width=8"),
         (QueryOptions(question="q", max_samples=2**31), "--max-samples is 2147483648"),
         (QueryOptions(question="q", budget_tokens=-(2**63)), "--budget-tokens"),
         (QueryOptions(question="q", deadline_seconds=float("nan")), "--deadline is nan"),
