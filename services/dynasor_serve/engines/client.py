@@ -155,6 +155,8 @@ class EngineCall:
                 if reply.evidence is not None:
                     self.lowest_confidence = reply.evidence.lowest_confidence
                 on_progress(new)
+        if left_out := reply.end():
+            on_progress(left_out)
         return reply.completion()
 
     def _count(self, chunk: wire.Chunk) -> None:

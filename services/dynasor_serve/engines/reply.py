@@ -84,26 +84,35 @@ class Reply:
                 raise EngineError(EngineReason.ENGINE_GARBAGE, message)
         return new
 
-    def completion(self) -> Completion:
-        """The whole reply. Raises `EngineError` where it has no end, or is no reward and should be one."""
-        url, plan, evidence = self._request.endpoint.url, self._request.plan, self.evidence
+    def end(self) -> str:
+        """Ends the reply, and returns the text that the engine has left out. Raises `EngineError` where it is cut."""
         if self._finish_reason in _NO_END:
             how = f"with finish reason {self._finish_reason!r}" if self._finish_reason else "without a finish reason"
-            raise EngineError(EngineReason.ENGINE_BROKE_OFF, f"the engine at {url} ended the stream {how}")
-        stopped_at = self._stopped_at if isinstance(self._stopped_at, str) else None
-        if self._is_reasoning:
-            self._parts.append("</think>")
-        text = "".join(self._parts)
-        if plan.keeps_stop and stopped_at and not text.endswith(stopped_at):
-            self._parts.append(stopped_at)
-            text += stopped_at
+            message = f"the engine at {self._request.endpoint.url} ended the stream {how}"
+            raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
+        left_out = "</think>" if self._is_reasoning else ""
+        stop = self.stopped_at if self._request.plan.keeps_stop else None
+        if stop and not "".join(self._parts).endswith(stop):
+            left_out += stop
+        if left_out:
+            self._parts.append(left_out)
+        return left_out
+
+    @property
+    def stopped_at(self) -> str | None:
+        """The stop string that ended it, where the engine says so; a number is the id of a token."""
+        return self._stopped_at if isinstance(self._stopped_at, str) else None
+
+    def completion(self) -> Completion:
+        """The whole reply. Raises `EngineError` where it should be a reward and is none."""
+        plan, evidence = self._request.plan, self.evidence
         return Completion(
-            text=text,
+            text="".join(self._parts),
             finish_reason=self._finish_reason,
-            stopped_at=stopped_at,
+            stopped_at=self.stopped_at,
             probability=None if evidence is None else evidence.probability,
             confidence=None if evidence is None else evidence.confidence,
-            reward=_own_reward(evidence, url) if plan.judge is Judge.OWN else None,
+            reward=_own_reward(evidence, self._request.endpoint.url) if plan.judge is Judge.OWN else None,
         )
 
 
