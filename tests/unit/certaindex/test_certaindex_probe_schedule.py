@@ -72,6 +72,7 @@ def test_an_interval_shorter_than_the_gap_waits_for_it() -> None:
         (["So 5. (Wait!)"], ["So 5. ("]),
         (["So 5. Wait", "ing for more. ", "Then"], []),
         (["So 5. A", "Wait. "], []),
+        (["So 5. NonAlternatively", ". "], []),
         (["I wait. ", "WAIT. "], []),
         (["wait_Wait_ ", "now "], []),
         (["So 5. Wait"], []),  # not known to be whole yet
