@@ -14,8 +14,12 @@ from importlib.metadata import entry_points
 from dynasor_serve.certaindex.rules.parameters import Parameter, parameters_of
 from dynasor_serve.certaindex.rules.rule import Evidence, InvalidRule
 from dynasor_serve.programs.algorithm import AlgorithmParameters
+from dynasor_serve.programs.best_of_n import BestOfNParameters
 from dynasor_serve.programs.chain_of_thought import ChainOfThoughtParameters
+from dynasor_serve.programs.iterative_cot import IterativeCotParameters
+from dynasor_serve.programs.mcts import MctsParameters
 from dynasor_serve.programs.query import InvalidQuery
+from dynasor_serve.programs.rebase import RebaseParameters
 from dynasor_serve.programs.self_consistency import SelfConsistencyParameters
 
 ENTRY_POINT_GROUP = "dynasor.algorithms"
@@ -24,6 +28,10 @@ MAX_TYPE_STRING_CHARACTERS = 256
 _BUILT_IN: tuple[type[AlgorithmParameters], ...] = (
     SelfConsistencyParameters,
     ChainOfThoughtParameters,
+    IterativeCotParameters,
+    BestOfNParameters,
+    RebaseParameters,
+    MctsParameters,
 )
 
 

@@ -1,0 +1,428 @@
+"""Monte Carlo tree search over the steps of a solution, with language models as policy and as judge.
+
+Sources: RAP (arXiv 2305.14992; github maitrix-org/llm-reasoners, `algorithm/mcts.py`), from which are the selection by
+UCT with a step's own judgement until it is visited, its weight w = 1 and 4 steps per expansion; and TS-LLM (arXiv
+2309.17179; github waterhorse1/LLM_Tree_Search), from which are the depth of 8 and the aggregation by the best reward
+(its ORM-Max). Knob: rollouts. Certaindex: the mean reward of the rollouts (arXiv 2412.20993, §3.1, R = mean); a rule
+sees H̃ over their answers, too. Aggregation: the answer of the best reward.
+
+One rollout:
+
+1. selection: from the root down, to the child with the largest UCT value
+   mean + w · sqrt(ln N(parent) / max(1, N(child))), where the mean is the child's own judgement before its first visit;
+2. expansion: a node that has been visited, and the root at once, gets `expansions` candidate steps, each judged; the
+   rollout goes on to the best of them. A node whose children are all complete and taken is expanded again;
+3. simulation: one completion from there to the end of the solution, judged. A candidate that is complete needs none;
+4. backpropagation: the reward counts for every node on the way.
+
+`width` rollouts are under way at once. One that is under way counts as a visit with reward 0 (virtual loss; Chaslot et
+al. 2008), and a node that is being expanded is passed over. A rollout waits for its own candidates only, and only at
+the start, when there is nothing but the root, do others wait with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from math import log, sqrt
+from typing import ClassVar, Self
+
+from dynasor_serve.certaindex.rules.parameters import parameter
+from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
+from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.calls import CallPlan
+from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarded
+from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
+from dynasor_serve.programs.query import Branch, Query, RewardSource
+from dynasor_serve.programs.rewards import reward_call
+from dynasor_serve.programs.tree import Tree, TreeShape, solution, step_text
+
+
+@dataclass(frozen=True, slots=True)
+class MctsParameters(AlgorithmParameters):
+    """Searches a tree of steps, guided by the rewards of solutions that are tried out from them."""
+
+    name: ClassVar[str] = "mcts"
+    knob: ClassVar[str] = "rollouts"
+    watches: ClassVar[Evidence] = Evidence.VOTES
+    # arXiv 2412.20993, table 3 (GSM8K): three rollouts that agree, and are believed.
+    default_rule: ClassVar[str] = "static-threshold:threshold=0.99,detect=3 & reward-threshold:mean=0.4,detect=3"
+    default_max_tokens: ClassVar[int] = 1024
+    needs_reward: ClassVar[bool] = True
+    rollouts: int = parameter(16, minimum=1, maximum=256, doc="the cap: most solutions tried out")
+    expansions: int = parameter(4, minimum=1, maximum=16, doc="candidate steps per expansion")
+    exploration: float = parameter(1.0, minimum=0, maximum=100, doc="w: the weight of what is seldom visited, in UCT")
+    width: int = parameter(4, minimum=1, maximum=64, doc="most rollouts under way at once")
+    max_depth: int = parameter(8, minimum=1, maximum=64, doc="most steps before a rollout runs to its end")
+    step_tokens: int = parameter(256, minimum=1, maximum=100_000, doc="most tokens of one step")
+
+    def start(self, query: Query) -> Mcts:
+        """See `AlgorithmParameters.start`."""
+        rule = parse_rule_over_paths(query.rule)
+        shape = TreeShape.of(query, step_tokens=self.step_tokens, max_depth=self.max_depth)
+        return Mcts(self, rule, JudgedPaths.start(query.answer_type), Tree(shape)).advanced()
+
+
+class Stage(Enum):
+    """How far a rollout has come."""
+
+    EXPANDING = auto()  # its candidates are being said and judged
+    COMPLETING = auto()  # its solution is being completed
+    JUDGING = auto()  # its solution is being judged
+    JUDGED = auto()
+    LOST = auto()  # a call of its own was given up
+
+    @property
+    def is_under_way(self) -> bool:
+        return self in (Stage.EXPANDING, Stage.COMPLETING, Stage.JUDGING)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One solution that is tried out.
+
+    Attributes:
+        node: the node that it expands, then the one that its completion goes on from; None for the root.
+        stage: how far it has come.
+        candidates: the nodes that its expansion asked for.
+        text: of its completion.
+        answer: of its solution.
+        tokens: completion tokens of its calls so far.
+        reward: of its solution, in [0, 1]; 0 until it is judged.
+    """
+
+    node: int | None
+    stage: Stage
+    candidates: tuple[int, ...] = ()
+    text: str = ""
+    answer: str | None = None
+    tokens: int = 0
+    reward: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What selection knows of the nodes; None is the root.
+
+    Attributes:
+        visits: node -> rollouts that went through it, those under way included.
+        rewards: node -> the sum of their rewards, 0 for those under way.
+        expanding: nodes that are being expanded.
+    """
+
+    visits: Counter[int | None] = field(default_factory=Counter)
+    rewards: defaultdict[int | None, float] = field(default_factory=lambda: defaultdict(float))
+    expanding: set[int | None] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Mcts(Algorithm):
+    """The state of one MCTS program.
+
+    With M = `rollouts` · `expansions`, no fewer than the nodes there can be, call i says node i, call M + i judges it,
+    call 2M + j completes rollout j and call 2M + `rollouts` + j judges it.
+    """
+
+    shares_prefixes: ClassVar[bool] = True
+
+    parameters: MctsParameters
+    rule: VoteRule
+    judged: JudgedPaths  # a path's number is that of its rollout
+    tree: Tree
+    rollouts: tuple[Rollout, ...] = ()
+
+    @property
+    def cap(self) -> int:
+        return self.parameters.rollouts
+
+    # --- what should run ---
+
+    def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        calls: list[int] = []
+        for number, rollout in enumerate(self.rollouts):
+            if rollout.stage is Stage.EXPANDING:
+                for candidate in rollout.candidates:
+                    node = self.tree.nodes[candidate]
+                    if node.awaits_text:
+                        calls.append(candidate)
+                    elif node.awaits_reward and not self.tree.awaits_verifier(candidate):
+                        calls.append(self._most_nodes + candidate)
+            elif rollout.stage is Stage.COMPLETING:
+                calls.append(self._completion(number))
+            elif rollout.stage is Stage.JUDGING and not self._has_verifier:
+                calls.append(self._completion(number) + self.cap)
+        return tuple(map(Branch, calls))
+
+    def call(self, branch: Branch) -> CallPlan:
+        is_judging, is_completion, number = self._read(branch)
+        if not is_completion:
+            return self.tree.judging_call(number) if is_judging else self.tree.step_call(number)
+        if is_judging:
+            return reward_call(self.tree.shape.reward, self._path(number), is_complete=True)
+        node = self.rollouts[number].node
+        left = self.tree.shape.max_tokens - self.tree.tokens(node)
+        return CallPlan(continuation=self.tree.path(node), max_tokens=left)
+
+    def unverified(self) -> tuple[tuple[Branch, str], ...]:
+        if not self._has_verifier:
+            return ()
+        steps = [
+            (Branch(number), self.tree.path(number))
+            for number in range(len(self.tree.nodes))
+            if self.tree.awaits_verifier(number)
+        ]
+        completions = [
+            (Branch(self._completion(number)), self._path(number))
+            for number, rollout in enumerate(self.rollouts)
+            if rollout.stage is Stage.JUDGING
+        ]
+        return (*steps, *completions)
+
+    # --- what has happened ---
+
+    def observe(self, evidence: CallFinished) -> Self:
+        is_judging, is_completion, number = self._read(evidence.branch)
+        if is_completion:
+            search = self.with_tokens(number, evidence.tokens)
+            if is_judging:
+                return search.with_judged(number, evidence.reward or 0.0)
+            return search.with_completion(number, evidence)
+        search = self.with_tokens(self._owner(number), evidence.tokens)
+        if is_judging:
+            return search.with_tree(search.tree.judged(number, evidence.reward or 0.0))
+        if self.tree.nodes[number].is_lost:  # too late: the search has gone on without it
+            return search
+        return search.with_tree(search.tree.said(number, evidence))
+
+    def rewarded(self, event: Rewarded) -> Self:
+        is_judging, is_completion, number = self._read(event.branch)
+        if is_judging:
+            return self
+        if is_completion:
+            return self.with_judged(number, event.reward)
+        return self.with_tree(self.tree.judged(number, event.reward)) if self.tree.awaits_verifier(number) else self
+
+    def given_up(self, branch: Branch) -> Self:
+        is_judging, is_completion, number = self._read(branch)
+        if is_completion:
+            return self.with_judged(number, 0.0) if is_judging else self.with_stage(number, Stage.LOST).advanced()
+        return self.with_tree(self.tree.judged(number, 0.0) if is_judging else self.tree.lost(number))
+
+    def compared(self, event: AnswersCompared) -> Self:
+        return replace(self, judged=self.judged.compared(event))
+
+    # --- how it stands ---
+
+    def open_comparisons(self) -> tuple[tuple[str, str], ...]:
+        return self.judged.clusters.questions()
+
+    def assess(self, abandoned: Abandoned) -> Assessment:
+        votes = self.judged.votes(self._reachable)
+        return Assessment(
+            verdict=self.rule.verdict(votes),
+            certaindex=votes.mean_reward or 0.0,
+            samples=votes.finished,
+            exhausted=votes.remaining <= 0 and not self.open_comparisons(),
+        )
+
+    def aggregate(self) -> Aggregate:
+        votes = self.judged.clusters.ranked()
+        chosen = self.judged.best()
+        if chosen is not None and chosen.answer is not None:
+            return Aggregate(chosen.answer, self._path(chosen.path), votes)
+        for number, rollout in enumerate(self.rollouts):  # stopped before a path with an answer was judged
+            if rollout.answer is not None:
+                return Aggregate(rollout.answer, self._path(number), votes)
+        for number, node in enumerate(self.tree.nodes):
+            if node.answer is not None:
+                return Aggregate(node.answer, self.tree.path(number), votes)
+        return Aggregate(None, self._path(chosen.path) if chosen else "", votes)
+
+    def remaining(self, abandoned: Abandoned) -> int:
+        return self._reachable - self.judged.count
+
+    def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
+        """Every rollout that is left, and what is left of one under way, costs what one has cost on average."""
+        judged = [rollout.tokens for rollout in self.rollouts if rollout.stage is Stage.JUDGED]
+        if not judged:
+            return None
+        mean = sum(judged) / len(judged)
+        begun = sum(max(0.0, mean - rollout.tokens) for rollout in self.rollouts if rollout.stage.is_under_way)
+        return tokens + begun + mean * (self.cap - len(self.rollouts))
+
+    # --- numbers ---
+
+    @property
+    def _most_nodes(self) -> int:
+        return self.parameters.rollouts * self.parameters.expansions
+
+    def _completion(self, rollout: int) -> int:
+        return 2 * self._most_nodes + rollout
+
+    def _read(self, branch: Branch) -> tuple[bool, bool, int]:
+        """Whether a call judges, whether it is about a completion, and the number of its node or rollout."""
+        if branch < 2 * self._most_nodes:
+            is_judging, number = divmod(branch, self._most_nodes)
+            return bool(is_judging), False, number
+        is_judging, number = divmod(branch - 2 * self._most_nodes, self.cap)
+        return bool(is_judging), True, number
+
+    def _owner(self, candidate: int) -> int:
+        """The rollout whose expansion asked for a node."""
+        return next(number for number, rollout in enumerate(self.rollouts) if candidate in rollout.candidates)
+
+    @property
+    def _has_verifier(self) -> bool:
+        return self.tree.shape.reward.source is RewardSource.VERIFIER
+
+    @property
+    def _reachable(self) -> int:
+        """Rollouts that are judged or may still be."""
+        return self.cap - sum(rollout.stage is Stage.LOST for rollout in self.rollouts)
+
+    def _path(self, rollout: int) -> str:
+        """The text of a rollout's solution."""
+        return self.tree.path(self.rollouts[rollout].node) + self.rollouts[rollout].text
+
+    # --- steps ---
+
+    def _with(self, number: int, rollout: Rollout) -> Self:
+        return replace(self, rollouts=(*self.rollouts[:number], rollout, *self.rollouts[number + 1 :]))
+
+    def with_tokens(self, number: int, tokens: int) -> Self:
+        rollout = self.rollouts[number]
+        return self._with(number, replace(rollout, tokens=rollout.tokens + tokens))
+
+    def with_stage(self, number: int, stage: Stage) -> Self:
+        return self._with(number, replace(self.rollouts[number], stage=stage))
+
+    def with_tree(self, tree: Tree) -> Self:
+        return replace(self, tree=tree).advanced()
+
+    def with_completion(self, number: int, evidence: CallFinished) -> Self:
+        """Takes the end of a solution. One that was cut off without an answer is none: its reward is 0, unasked."""
+        rollout = self.rollouts[number]
+        if rollout.stage is not Stage.COMPLETING:  # too late: it was given up
+            return self
+        text = step_text(evidence)
+        answer, ended = solution(self._path(number) + text, evidence, self.tree.shape)
+        search = self._with(number, replace(rollout, text=text, answer=answer, stage=Stage.JUDGING))
+        return search if ended else search.with_judged(number, 0.0)
+
+    def with_judged(self, number: int, reward: float) -> Self:
+        """Takes the reward of a solution; the first holds."""
+        rollout = self.rollouts[number]
+        if rollout.stage is not Stage.JUDGING:
+            return self
+        return self.settled(number, rollout, reward).advanced()
+
+    def settled(self, number: int, rollout: Rollout, reward: float) -> Self:
+        """Ends a rollout."""
+        search = self._with(number, replace(rollout, stage=Stage.JUDGED, reward=reward))
+        return replace(search, judged=self.judged.with_judged(number, rollout.answer, reward))
+
+    def advanced(self) -> Self:
+        """Goes on from expansions that are over, then starts as many rollouts as there is room for."""
+        search = self
+        for number, rollout in enumerate(self.rollouts):
+            nodes = [self.tree.nodes[candidate] for candidate in rollout.candidates]
+            if rollout.stage is Stage.EXPANDING and not any(node.awaits_text or node.awaits_reward for node in nodes):
+                search = search.gone_on(number)
+        while len(search.rollouts) < self.cap:
+            under_way = sum(rollout.stage.is_under_way for rollout in search.rollouts)
+            tally = search.tally()
+            if under_way >= self.parameters.width or not search.is_open(None, tally):
+                break
+            search = search.begun(tally)
+        return search
+
+    def gone_on(self, number: int) -> Self:
+        """A rollout's candidates are known: it goes on to the best of them, or is lost where there is none."""
+        tally = self.tally(without=number)
+        children = self._open_children(self.rollouts[number].node, tally)
+        if not children:
+            return self.with_stage(number, Stage.LOST)
+        return self.placed(number, self._best(children, self.rollouts[number].node, tally))
+
+    def begun(self, tally: Tally) -> Self:
+        """A new rollout selects its node."""
+        node: int | None = None
+        number = len(self.rollouts)
+        while not self._is_tried_out(node, tally):
+            children = self._open_children(node, tally)
+            if not children:
+                candidates = range(len(self.tree.nodes), len(self.tree.nodes) + self.parameters.expansions)
+                rollout = Rollout(node, Stage.EXPANDING, tuple(candidates))
+                tree = self.tree.grown(node, self.parameters.expansions)
+                return replace(self, tree=tree, rollouts=(*self.rollouts, rollout))
+            node = self._best([child for child in children if self.is_open(child, tally)], node, tally)
+        search = replace(self, rollouts=(*self.rollouts, Rollout(node, Stage.COMPLETING)))
+        return search.placed(number, node)
+
+    def placed(self, number: int, node: int | None) -> Self:
+        """A rollout is to be completed from a node. One that is complete already, and judged, settles it."""
+        rollout = replace(self.rollouts[number], node=node, stage=Stage.COMPLETING)
+        chosen = None if node is None else self.tree.nodes[node]
+        if chosen is None or not chosen.is_complete or chosen.reward is None:
+            return self._with(number, rollout)
+        return self.settled(number, replace(rollout, answer=chosen.answer), chosen.reward)
+
+    # --- selection ---
+
+    def tally(self, without: int | None = None) -> Tally:
+        """Counts the rollouts; that of the rollout that is selecting is left out."""
+        tally = Tally()
+        for number, rollout in enumerate(self.rollouts):
+            if rollout.stage is Stage.EXPANDING:
+                tally.expanding.add(rollout.node)
+            if rollout.stage is Stage.LOST or number == without:
+                continue
+            for node in (*self.tree.steps(rollout.node), None):
+                tally.visits[node] += 1
+                tally.rewards[node] += rollout.reward
+        return tally
+
+    def _is_tried_out(self, node: int | None, tally: Tally) -> bool:
+        """Whether a rollout that comes to a node is completed from it, without a further step."""
+        if node is None:
+            return False
+        chosen = self.tree.nodes[node]
+        return chosen.is_complete or chosen.depth >= self.parameters.max_depth or not tally.visits[node]
+
+    def _open_children(self, node: int | None, tally: Tally) -> list[int]:
+        """The steps from a node that another rollout may take: all but the complete ones that one has taken."""
+        return [
+            number
+            for number, child in enumerate(self.tree.nodes)
+            if child.parent == node and child.reward is not None and not (child.is_complete and tally.visits[number])
+        ]
+
+    def is_open(self, node: int | None, tally: Tally) -> bool:
+        """Whether a rollout can go through a node now: not where the way down ends at one that is being expanded."""
+        if node in tally.expanding:
+            return False
+        if self._is_tried_out(node, tally):
+            return True
+        children = self._open_children(node, tally)
+        return not children or any(self.is_open(child, tally) for child in children)
+
+    def _best(self, children: list[int], parent: int | None, tally: Tally) -> int:
+        """The child with the largest UCT value; a tie goes to the one asked for first.
+
+        Rounded, so that owners whose libraries differ in the last bit agree on what ties.
+        """
+        return max(children, key=lambda child: (round(self._uct(child, parent, tally), 9), -child))
+
+    def _uct(self, child: int, parent: int | None, tally: Tally) -> float:
+        visits = tally.visits[child]
+        mean = tally.rewards[child] / visits if visits else self.tree.nodes[child].reward or 0.0
+        return uct(mean, visits, tally.visits[parent], self.parameters.exploration)
+
+
+def uct(mean: float, visits: int, parent_visits: int, exploration: float) -> float:
+    """Upper confidence bound of a node: mean + w · sqrt(ln N(parent) / max(1, N(node))).
+
+    As in RAP, a node without a visit is explored like one with one visit: its own judgement stands for that.
+    """
+    return mean + exploration * sqrt(log(max(1, parent_visits)) / max(1, visits))

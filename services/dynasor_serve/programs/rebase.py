@@ -1,0 +1,242 @@
+"""Reward balanced search: a tree grown step by step, whose better steps get more of its width (Wu et al. 2024).
+
+Source: arXiv 2408.00724, and its authors' code, github thu-wyz/inference_scaling, `rebase.py` and
+`hype-parameters/rebase.yaml`. Knob: paths, the width n of the tree. Certaindex: H̃ over the answers of the complete
+paths (arXiv 2412.20993, §3.1); a rule sees their rewards, too. Aggregation: majority weighted by reward.
+
+The root has n children. Of the nodes at a depth, those that complete a path leave the tree; the width that is left, B,
+is shared among the others: W_i = round(B · exp(R_i / T_b) / Σ_j exp(R_j / T_b)) children for a node with reward R_i.
+
+It waits in one place only. The shares of a depth need the rewards of all its nodes that go on, so its children start
+once the last of these is judged. A step is judged as soon as it is said, and neither the judging of a complete path
+nor a comparison of answers holds anything up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, floor, fsum
+from typing import ClassVar, Self
+
+from dynasor_serve.certaindex.rules.parameters import parameter
+from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
+from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.calls import CallPlan
+from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarded
+from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
+from dynasor_serve.programs.query import Branch, Query
+from dynasor_serve.programs.tree import Tree, TreeShape
+
+
+@dataclass(frozen=True, slots=True)
+class RebaseParameters(AlgorithmParameters):
+    """Grows a tree of solutions step by step; better steps get more of its width."""
+
+    name: ClassVar[str] = "rebase"
+    knob: ClassVar[str] = "paths"
+    watches: ClassVar[Evidence] = Evidence.VOTES
+    # arXiv 2412.20993, table 3 (GSM8K). It judges 16 paths, so it can stop trees that are wider than that.
+    default_rule: ClassVar[str] = "static-threshold:threshold=0.85,detect=16"
+    default_max_tokens: ClassVar[int] = 1024
+    needs_reward: ClassVar[bool] = True
+    width: int = parameter(16, minimum=1, maximum=256, doc="the cap: paths of the tree, n")
+    balance: float = parameter(
+        0.2, minimum=0, maximum=100, exclusive=("minimum",), doc="T_b: the higher, the more evenly width is shared"
+    )
+    step_tokens: int = parameter(256, minimum=1, maximum=100_000, doc="most tokens of one step")
+    max_depth: int = parameter(25, minimum=1, maximum=64, doc="most steps of a path; the last runs to its end")
+
+    def start(self, query: Query) -> Rebase:
+        """See `AlgorithmParameters.start`."""
+        rule = parse_rule_over_paths(query.rule)
+        shape = TreeShape.of(query, step_tokens=self.step_tokens, max_depth=self.max_depth)
+        return Rebase(
+            parameters=self,
+            rule=rule,
+            judged=JudgedPaths.start(query.answer_type),
+            tree=Tree(shape).grown(None, self.width),
+            frontier=tuple(range(self.width)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase(Algorithm):
+    """The state of one Rebase program.
+
+    With M = `width` · `max_depth`, no fewer than the nodes there can be, call i says node i and call M + i judges it.
+    """
+
+    shares_prefixes: ClassVar[bool] = True
+
+    parameters: RebaseParameters
+    rule: VoteRule
+    judged: JudgedPaths  # complete paths; a path's number is that of its last node
+    tree: Tree
+    frontier: tuple[int, ...]  # the nodes of the depth that is being said
+
+    @property
+    def cap(self) -> int:
+        return self.parameters.width
+
+    # --- what should run ---
+
+    def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        """Judging first: it is short, and the next depth waits for it."""
+        judging = [
+            Branch(self._most_nodes + number)
+            for number, node in enumerate(self.tree.nodes)
+            if node.awaits_reward and not self.tree.awaits_verifier(number)
+        ]
+        steps = [Branch(number) for number in self.frontier if self.tree.nodes[number].awaits_text]
+        return (*judging, *steps)
+
+    def call(self, branch: Branch) -> CallPlan:
+        is_judging, number = divmod(branch, self._most_nodes)
+        if is_judging:
+            return self.tree.judging_call(number)
+        return self.tree.step_call(number, to_the_end=self._is_last(number))
+
+    def unverified(self) -> tuple[tuple[Branch, str], ...]:
+        numbers = range(len(self.tree.nodes))
+        return tuple(
+            (Branch(number), self.tree.path(number)) for number in numbers if self.tree.awaits_verifier(number)
+        )
+
+    # --- what has happened ---
+
+    def observe(self, evidence: CallFinished) -> Self:
+        is_judging, number = divmod(evidence.branch, self._most_nodes)
+        if is_judging:
+            return self.with_reward(number, evidence.reward or 0.0)
+        if self.tree.nodes[number].is_lost:  # too late: the tree has gone on without it
+            return self
+        tree = self.tree.said(number, evidence, to_the_end=self._is_last(number))
+        return replace(self, tree=tree).with_complete(number).advanced()
+
+    def rewarded(self, event: Rewarded) -> Self:
+        return self.with_reward(event.branch, event.reward) if self.tree.awaits_verifier(event.branch) else self
+
+    def given_up(self, branch: Branch) -> Self:
+        is_judging, number = divmod(branch, self._most_nodes)
+        if is_judging:
+            return self.with_reward(number, 0.0)
+        return replace(self, tree=self.tree.lost(number)).advanced()
+
+    def compared(self, event: AnswersCompared) -> Self:
+        return replace(self, judged=self.judged.compared(event))
+
+    # --- how it stands ---
+
+    def open_comparisons(self) -> tuple[tuple[str, str], ...]:
+        return self.judged.clusters.questions()
+
+    def assess(self, abandoned: Abandoned) -> Assessment:
+        votes = self.judged.votes(self._reachable)
+        return Assessment(
+            verdict=self.rule.verdict(votes),
+            certaindex=votes.certaindex,
+            samples=votes.finished,
+            exhausted=votes.remaining <= 0 and not self.open_comparisons(),
+        )
+
+    def aggregate(self) -> Aggregate:
+        votes = self.judged.clusters.ranked()
+        chosen = self.judged.heaviest()
+        if chosen is None or chosen.answer is None:  # stopped before a path with an answer was judged
+            nodes = enumerate(self.tree.nodes)
+            unjudged = next((number for number, node in nodes if node.answer is not None), None)
+            if unjudged is not None:
+                return Aggregate(self.tree.nodes[unjudged].answer, self.tree.path(unjudged), votes)
+        if chosen is None:
+            return Aggregate(None, "", votes)
+        return Aggregate(chosen.answer, self.tree.path(chosen.path), votes)
+
+    def remaining(self, abandoned: Abandoned) -> int:
+        return self._reachable - self.judged.count
+
+    def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
+        """Every path under way grows to the mean length of the complete ones, and is judged at the rate so far.
+
+        Short paths are complete first, so a tree that is stopped early is taken to save less than it does.
+        """
+        complete = [node.tokens for node in self.tree.nodes if node.is_complete]
+        said = self.tree.step_tokens()
+        if not complete or not said:
+            return None
+        length = fsum(complete) / len(complete)
+        ahead = fsum(max(0.0, length - self._path_tokens(number)) for number in self.frontier)
+        return tokens * (1 + ahead / said)
+
+    # --- steps ---
+
+    @property
+    def _most_nodes(self) -> int:
+        return self.parameters.width * self.parameters.max_depth
+
+    @property
+    def _reachable(self) -> int:
+        """Paths that are complete or may still be."""
+        return self.cap - sum(node.is_lost for node in self.tree.nodes)
+
+    def _is_last(self, number: int) -> bool:
+        return self.tree.nodes[number].depth == self.parameters.max_depth
+
+    def _path_tokens(self, number: int) -> float:
+        """Tokens of the path that a node of the frontier is part of; endless where it does not go on."""
+        node = self.tree.nodes[number]
+        if node.is_lost or node.is_complete:
+            return float("inf")
+        return float(self.tree.tokens(node.parent if node.text is None else number))
+
+    def with_reward(self, number: int, reward: float) -> Self:
+        """Takes a node's reward; the first holds."""
+        if not self.tree.nodes[number].awaits_reward:
+            return self
+        return replace(self, tree=self.tree.judged(number, reward)).with_complete(number).advanced()
+
+    def with_complete(self, number: int) -> Self:
+        """Counts the path that ends at a node, if it is complete and judged."""
+        node = self.tree.nodes[number]
+        if not node.is_complete or node.reward is None:
+            return self
+        return replace(self, judged=self.judged.with_judged(number, node.answer, node.reward))
+
+    def advanced(self) -> Self:
+        """Grows the next depth once the shares of this one are known."""
+        nodes = [(number, self.tree.nodes[number]) for number in self.frontier]
+        if any(node.awaits_text for _, node in nodes):
+            return self
+        live = [(number, node.reward) for number, node in nodes if not (node.is_lost or node.is_complete)]
+        rewards = [reward for _, reward in live if reward is not None]
+        if not live or len(rewards) < len(live):
+            return self
+        tree, first = self.tree, len(self.tree.nodes)
+        # The width that is left is the number of paths that go on: each depth has handed out all that it had.
+        for (number, _), children in zip(live, shares(rewards, len(live), self.parameters.balance), strict=True):
+            tree = tree.grown(number, children)
+        return replace(self, tree=tree, frontier=tuple(range(first, len(tree.nodes))))
+
+
+def shares(rewards: Sequence[float], width: int, balance: float) -> tuple[int, ...]:
+    """How many children each node of a depth gets; they add up to `width`.
+
+    W_i = round(B · exp(R_i / T_b) / Σ_j exp(R_j / T_b)), arXiv 2408.00724, §3. Rounded one by one, the shares may add
+    up to more or less than B; then the largest remainders decide, ties by reward and then by place. (The authors' code
+    takes the ceiling of what is left from the best node on instead, which favours that one.)
+
+    Args:
+        rewards: R, one per node.
+        width: B, the children to hand out.
+        balance: T_b.
+    """
+    best = max(rewards)
+    weights = [exp((reward - best) / balance) for reward in rewards]
+    total = fsum(weights)
+    # Rounded, so that owners whose libraries differ in the last bit agree on what ties.
+    exact = [round(width * weight / total, 9) for weight in weights]
+    children = [floor(share) for share in exact]
+    by_remainder = sorted(range(len(rewards)), key=lambda at: (children[at] - exact[at], -rewards[at]))
+    for at in by_remainder[: width - sum(children)]:
+        children[at] += 1
+    return tuple(children)
