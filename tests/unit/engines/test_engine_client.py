@@ -320,6 +320,45 @@ async def test_a_completion_is_whole_once_the_engine_says_so(ending: tuple[Step,
     assert completion.text == "7"
 
 
+@pytest.mark.parametrize(
+    ("end", "stopped_at"),
+    [
+        ({"finish_reason": "stop", "stop_reason": "Wait"}, "Wait"),
+        ({"finish_reason": "stop", "matched_stop": "Wait"}, "Wait"),
+        ({"finish_reason": "stop", "stop_reason": 151643}, None),
+        ({"finish_reason": "stop", "stop_reason": None}, None),
+        ({"finish_reason": "length"}, None),
+    ],
+)
+async def test_the_stop_string_that_ended_it_is_known_where_the_engine_says_so(
+    end: dict[str, Any], stopped_at: str | None
+) -> None:
+    script = streamed(text("It is 7. "), event(choices=[{"delta": {}, **end}]))
+    completion, _ = await completed(*script)
+    kept, _ = await completed(*script, plan=CallPlan(keeps_stop=True))
+
+    assert completion.stopped_at == stopped_at
+    assert completion.text == "It is 7. "
+    assert kept.text == "It is 7. " + (stopped_at or "")
+
+
+async def test_a_stop_string_that_the_engine_keeps_is_not_put_there_twice() -> None:
+    end = event(choices=[{"delta": {"content": "Wait"}, "finish_reason": "stop", "stop_reason": "Wait"}])
+    completion, _ = await completed(*streamed(text("It is 7. "), end), plan=CallPlan(keeps_stop=True))
+
+    assert completion.text == "It is 7. Wait"
+
+
+async def test_listeners_hear_all_of_the_text() -> None:
+    heard: list[str] = []
+    thought = event(choices=[{"delta": {"reasoning": "Hm."}, "finish_reason": "stop", "stop_reason": "\n"}])
+    async with engine(streamed(thought)) as scripted, client() as opened:
+        call = opened.open(request_to(scripted, plan=CallPlan(keeps_stop=True)))
+        completion = await call.completion(heard.append)
+
+    assert completion.text == "<think>Hm.</think>\n" == "".join(heard) == "".join(call.parts)
+
+
 # --- what goes wrong
 
 
@@ -360,10 +399,17 @@ async def test_an_endless_line_is_given_up() -> None:
     assert error.reason is EngineReason.ENGINE_GARBAGE
 
 
-async def test_an_endless_text_is_given_up() -> None:
-    error, _ = await failure(HEAD, *[chunk(text("a" * 1_000_000))] * 9, HANG)
+@pytest.mark.parametrize(("max_tokens", "bound"), [(1, 4296), (20, 8096), (100_000, 8_000_000)])
+async def test_more_text_than_was_asked_for_is_given_up(max_tokens: int, bound: int) -> None:
+    plan = CallPlan(max_tokens=max_tokens)
+    whole, rest = divmod(bound - 1, 1_000_000)
+    fits = [chunk(text("a" * size)) for size in (*[1_000_000] * whole, rest)]
+    completion, _ = await completed(HEAD, *fits, chunk(text("a", finish="stop") + DONE), END, plan=plan)
+    error, _ = await failure(HEAD, *fits, chunk(text("aa")), HANG, plan=plan)
 
+    assert len(completion.text) == bound
     assert error.reason is EngineReason.ENGINE_GARBAGE
+    assert f"more than {bound} characters in one completion of at most {max_tokens} tokens" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +471,25 @@ async def test_an_error_within_the_stream_is_the_engines_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "message", "reason", "words"),
+    [
+        (400, "logprobs of 21 is greater than max allowed", EngineReason.ENGINE_REFUSED, "21"),
+        (400, "thinking_token_budget is set but …", EngineReason.PARAMETER_UNSUPPORTED, "--reasoning-parser"),
+        (400, "maximum context length is 8", EngineReason.PROMPT_TOO_LONG, "shorten"),
+        (500, "EngineCore died", EngineReason.ENGINE_FAILED, "EngineCore died"),
+        ("server_error", "overheated", EngineReason.ENGINE_FAILED, "overheated"),
+    ],
+)
+async def test_vllm_refuses_some_requests_only_within_the_stream(
+    code: int | str, message: str, reason: EngineReason, words: str
+) -> None:
+    error, _ = await failure(*streamed(event(error={"message": message, "type": "X", "param": None, "code": code})))
+
+    assert error.reason is reason
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
     ("status", "body", "reason", "words"),
     [
         (400, b'{"error": {"message": "bad sampling"}}', EngineReason.ENGINE_REFUSED, "bad sampling"),
@@ -472,7 +537,8 @@ async def test_closing_a_call_hangs_up() -> None:
     assert call.is_closed
 
 
-async def test_a_call_closed_before_its_answer_hangs_up() -> None:
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_call_closed_before_its_answer_hangs_up(is_cancelled: bool) -> None:
     async with engine([HANG]) as scripted, client(stall=30) as opened:
         call = opened.open(request_to(scripted))
         running = asyncio.create_task(call.completion(lambda _: None))
@@ -480,10 +546,23 @@ async def test_a_call_closed_before_its_answer_hangs_up() -> None:
             await asyncio.sleep(0.005)
 
         call.close()
-        running.cancel()
+        call.close()
+        if is_cancelled:
+            running.cancel()
 
         await asyncio.wait_for(scripted.hung_up.wait(), 5)
-        await asyncio.gather(running, return_exceptions=True)
+        with pytest.raises(asyncio.CancelledError if is_cancelled else EngineError):
+            await running
+
+
+async def test_a_closed_call_does_not_begin() -> None:
+    async with engine(streamed(text("7", finish="stop"))) as scripted, client() as opened:
+        call = opened.open(request_to(scripted))
+        call.close()
+        with pytest.raises(EngineError, match="was closed"):
+            await call.completion(lambda _: None)
+
+    assert not scripted.requests
 
 
 async def test_a_call_may_be_closed_before_it_starts_and_after_its_end() -> None:
