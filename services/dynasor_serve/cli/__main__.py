@@ -22,6 +22,7 @@ MODULES = {
     "watch": "queries",
     "cancel": "queries",
     "demo": "demo",
+    "record": "record",
     "bench": "bench",
     "algorithms": "algorithms",
     "rules": "rules",

@@ -82,11 +82,21 @@ class Chain:
         return not self.is_complete and not self.is_thinking
 
     @property
+    def ending(self) -> str:
+        """How the thinking ended, where no rule ended it."""
+        return f"{self.position} tokens of thinking{', cut off' if self.is_cut else ''}"
+
+    @property
     def trials(self) -> Trials:
         """The evidence of its rule."""
-        labels = self.clusters.labels
-        open_labels = self.clusters.votes(len(labels)).undecided
-        return Trials(labels, self.positions, self.confidences, self.hesitant, open_labels, self.shape.max_tokens)
+        return Trials(
+            labels=self.clusters.labels,
+            positions=self.positions,
+            confidences=self.confidences,
+            hesitant=self.hesitant,
+            undecided=self.clusters.undecided,
+            limit=self.shape.max_tokens,
+        )
 
     @property
     def trial_answer(self) -> str | None:

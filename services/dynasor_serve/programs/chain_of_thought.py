@@ -111,7 +111,7 @@ class ChainOfThought(Algorithm):
         elif chain.settled is not None:
             verdict = going_on(f"{chain.settled.reason}; the answer is being written down")
         else:
-            verdict = chain.shape.rule.verdict(chain.trials) if chain.is_thinking else going_on("the thinking is over")
+            verdict = chain.shape.rule.verdict(chain.trials) if chain.is_thinking else going_on(chain.ending)
         return Assessment(
             verdict=verdict,
             certaindex=chain.certaindex,

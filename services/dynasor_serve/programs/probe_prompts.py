@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
+from dynasor_serve.certaindex.probe_schedule import REFLECTION_MARKS, ProbeSchedule
 from dynasor_serve.programs.calls import ProbePrompt, Watch
 from dynasor_serve.programs.query import ProbeParameters
 
@@ -22,9 +22,6 @@ _DEER: Final = ProbePrompt(suffix="\n**Final Answer**\n\\boxed{", opened_box=Tru
 
 BUILT_IN: Final = {"dynasor": _DYNASOR, "deer": _DEER}
 DEFAULT: Final = "deer"
-
-# Marks at which a thought is complete and another begins (DEER).
-REFLECTION_MARKS: Final = ("Wait", "Alternatively")
 
 
 def probe_prompt(parameters: ProbeParameters) -> ProbePrompt:

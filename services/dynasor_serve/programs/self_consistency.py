@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 from dynasor_serve.certaindex.clusters import AnswerClusters
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
-from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
+from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule, token_window
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind
 from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
@@ -44,21 +44,21 @@ class SelfConsistencyParameters(AlgorithmParameters):
     def start(self, query: Query) -> SelfConsistency:
         """See `AlgorithmParameters.start`."""
         rule = parse_vote_rule(query.rule)
-        token_window: int = getattr(rule, "token_window", 0)
+        window = token_window(rule)
         shape = None
-        if query.chain_rule or token_window:
+        if query.chain_rule or window:
             # A rule that prunes branches while they run needs them checkpointed like chains, but not probed.
             shape = ChainShape(
                 rule=parse_chain_rule(query.chain_rule or "even"),
                 probe=query.probe if query.chain_rule else ProbeParameters(interval=0, marks=False),
                 max_tokens=query.sampling.max_tokens,
                 answer_tokens=self.answer_tokens,
-                token_window=token_window,
+                token_window=window,
             )
             if shape.thinking_tokens < 1:
                 wrong = f"is {self.answer_tokens}, and a chain has {shape.max_tokens} tokens in all"
                 raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or a larger sampling.max_tokens")
-        return SelfConsistency(self, rule, AnswerClusters.empty(query.answer_type), token_window, shape)
+        return SelfConsistency(self, rule, AnswerClusters.empty(query.answer_type), window, shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,4 +93,13 @@ STEP_BY_STEP = PromptStyle(
 )
 """A few lines of work that end in `The answer is \\boxed{N}.`"""
 
-STYLES = {style.name: style for style in (SHORT_ANSWER, STEP_BY_STEP)}
+PARTED_STEPS = PromptStyle(
+    name="parted-steps",
+    examples=tuple((asked, answer.replace("\n", "\n\n")) for asked, answer in _STEP_BY_STEP_EXAMPLES),
+    opening="Answer:",
+    stop=("Question:",),
+    max_tokens=256,
+)
+"""As step by step, with a blank line between the steps: where searches part their trees."""
+
+STYLES = {style.name: style for style in (SHORT_ANSWER, STEP_BY_STEP, PARTED_STEPS)}
