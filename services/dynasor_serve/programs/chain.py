@@ -159,7 +159,10 @@ class Chain:
 
     def finished(self, event: CallFinished) -> Self:
         """Takes the end of its thinking."""
-        thought = replace(self, text=self.text + event.text, position=self.position + event.tokens)
+        lowest = self.lowest_confidence if event.confidence is None else event.confidence
+        thought = replace(
+            self, text=self.text + event.text, position=self.position + event.tokens, lowest_confidence=lowest
+        )
         if event.finish_reason == "length" and self.shape.answer_tokens:
             return replace(thought, is_cut=True)
         return replace(thought, is_complete=True, answer=event.answer)

@@ -104,8 +104,9 @@ class ChainOfThought(Algorithm):
 
     def assess(self, abandoned: Abandoned) -> Assessment:
         chain = self.chain
-        if chain.is_concluding and _CONCLUDING in abandoned:
-            chain = chain.given_up()
+        is_lost = chain.is_thinking and _THINKING in abandoned
+        if (is_lost and chain.trial_answer is not None) or (chain.is_concluding and _CONCLUDING in abandoned):
+            chain = chain.given_up()  # with what the probes say
         if chain.settled is not None and chain.is_complete:
             verdict = chain.settled
         elif chain.settled is not None:
@@ -116,7 +117,7 @@ class ChainOfThought(Algorithm):
             verdict=verdict,
             certaindex=chain.certaindex,
             samples=int(chain.is_complete),
-            exhausted=(chain.is_complete and chain.settled is None) or _THINKING in abandoned,
+            exhausted=(chain.is_complete and chain.settled is None) or is_lost,
         )
 
     def aggregate(self) -> Aggregate:
