@@ -73,7 +73,8 @@ class BestOfN(Algorithm):
     # --- what should run ---
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
-        calls = (self._call_of(sample) for sample in range(self.cap))
+        judged = frozenset(self.judged.paths)
+        calls = (self._call_of(sample) for sample in range(self.cap) if sample not in judged)
         return tuple(islice((call for call in calls if call is not None), self.parameters.width))
 
     def call(self, branch: Branch) -> CallPlan:
@@ -83,9 +84,8 @@ class BestOfN(Algorithm):
     def unverified(self) -> tuple[tuple[Branch, str], ...]:
         if self.reward.source is not RewardSource.VERIFIER:
             return ()
-        return tuple(
-            (Branch(number), sample.text) for number, sample in self.samples.items() if number not in self.judged.paths
-        )
+        judged = frozenset(self.judged.paths)
+        return tuple((Branch(number), sample.text) for number, sample in self.samples.items() if number not in judged)
 
     # --- what has happened ---
 
@@ -157,8 +157,7 @@ class BestOfN(Algorithm):
         return replace(self, judged=self.judged.with_judged(number, self.samples[number].answer, reward))
 
     def _call_of(self, number: int) -> Branch | None:
-        """The call that a sample needs now, if any."""
-        if number not in self.samples:
-            return None if number in self.lost else Branch(number)
-        needs_call = number not in self.judged.paths and self.reward.source is not RewardSource.VERIFIER
-        return Branch(self.cap + number) if needs_call else None
+        """The call that a sample needs now that is not judged; None where it needs none of an engine."""
+        if number in self.samples:
+            return None if self.reward.source is RewardSource.VERIFIER else Branch(self.cap + number)
+        return None if number in self.lost else Branch(number)

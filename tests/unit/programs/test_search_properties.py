@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynasor_serve.programs.best_of_n import BestOfN
 from dynasor_serve.programs.events import Phase, StopReason
+from dynasor_serve.programs.mcts import Mcts
 from dynasor_serve.programs.program import Program, directive, fold_log
 from dynasor_serve.programs.query import RewardSource
+from dynasor_serve.programs.rebase import Rebase
 from unit.programs.lives import Life, Table, asked, live
 
 VOTE_RULES = [
@@ -58,9 +61,7 @@ def test_programs_that_judge_come_to_an_end(
     algorithm: str, rule: str, source: RewardSource, table: Table, budget: int, max_tokens: int, data: st.DataObject
 ) -> None:
     answer_type = "math" if "x+1" in table.answers else "number"
-    first = asked(
-        algorithm, rule=rule, source=source, answer_type=answer_type, budget=budget, max_tokens=max_tokens
-    )
+    first = asked(algorithm, rule=rule, source=source, answer_type=answer_type, budget=budget, max_tokens=max_tokens)
     chance = random.Random(data.draw(st.integers(0, 2**32), label="order of events"))
 
     life = live(first, table, chance, _check_vote)
@@ -121,6 +122,7 @@ def test_a_tree_is_no_wider_and_no_deeper_than_asked(algorithm: str, table: Tabl
     life = live(asked(algorithm), table, random.Random(seed), _check)
 
     search = life.program.algorithm
+    assert isinstance(search, Rebase)
     depths = [node.depth for node in search.tree.nodes]
     assert max(depths) <= search.parameters.max_depth
     assert all(depths.count(depth) <= search.parameters.width for depth in set(depths))
@@ -135,6 +137,7 @@ def test_a_search_spends_no_more_rollouts_than_asked(algorithm: str, table: Tabl
     life = live(asked(algorithm), table, random.Random(seed), _check)
 
     search = life.program.algorithm
+    assert isinstance(search, Mcts)
     parameters = search.parameters
     assert len(search.rollouts) == parameters.rollouts
     assert len(search.tree.nodes) <= parameters.rollouts * parameters.expansions
@@ -150,6 +153,8 @@ def test_a_search_spends_no_more_rollouts_than_asked(algorithm: str, table: Tabl
 def test_best_of_n_keeps_to_its_width(algorithm: str, table: Table, seed: int) -> None:
     life = live(asked(algorithm), table, random.Random(seed), _check)
 
-    assert life.most_at_once <= life.program.algorithm.parameters.width
-    drawn = {branch for branch in life.asked if branch < life.program.algorithm.cap}
-    assert len(drawn) == life.program.algorithm.cap
+    algorithm_state = life.program.algorithm
+    assert isinstance(algorithm_state, BestOfN)
+    assert life.most_at_once <= algorithm_state.parameters.width
+    drawn = {branch for branch in life.asked if branch < algorithm_state.cap}
+    assert len(drawn) == algorithm_state.cap

@@ -1,0 +1,86 @@
+"""Which path wins: by the best reward, or by the weight of those that agree."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.programs.events import AnswersCompared
+from dynasor_serve.programs.judged_paths import Chosen, JudgedPaths, parse_rule_over_paths
+
+Paths = list[tuple[str | None, float]]
+
+
+def of(paths: Paths, answer_type: AnswerType = AnswerType.NUMBER) -> JudgedPaths:
+    """Paths numbered 10, 11, …"""
+    judged = JudgedPaths.start(answer_type)
+    for number, (answer, reward) in enumerate(paths, start=10):
+        judged = judged.with_judged(number, answer, reward)
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("paths", "chosen"),
+    [
+        ([], None),
+        ([("1", 0.2), ("2", 0.9), ("1", 0.3)], Chosen("2", 11)),
+        ([("1", 0.5), ("2", 0.5), ("2", 0.1)], Chosen("2", 11)),  # a tie goes to the larger cluster,
+        ([("1", 0.5), ("2", 0.5)], Chosen("1", 10)),  # then to the earlier path
+        ([("1", 0.0), ("2", 0.0), ("2", 0.0)], Chosen("2", 11)),
+        ([(None, 0.9), ("1", 0.1)], Chosen("1", 11)),  # a path without an answer wins only where none has one
+        ([(None, 0.1), (None, 0.9)], Chosen(None, 11)),
+        ([("0.5", 0.1), ("1/2", 0.9)], Chosen("0.5", 11)),  # the cluster's answer, shown by the path that won
+    ],
+)
+def test_the_best_reward_wins(paths: Paths, chosen: Chosen | None) -> None:
+    assert of(paths).best() == chosen
+
+
+@pytest.mark.parametrize(
+    ("paths", "chosen"),
+    [
+        ([], None),
+        ([("1", 0.4), ("2", 0.9), ("1", 0.4)], Chosen("2", 11)),  # 0.8 < 0.9
+        ([("1", 0.4), ("2", 0.9), ("1", 0.6)], Chosen("1", 12)),  # 1.0 > 0.9, shown by the better of the two
+        ([("1", 0.0), ("2", 0.0), ("2", 0.0)], Chosen("2", 11)),  # nothing but zeros: a plain majority
+        ([("1", 0.8), ("2", 0.4), ("2", 0.4)], Chosen("2", 11)),  # a tie goes to the larger cluster
+        ([(None, 0.9), (None, 0.9), ("3", 0.0)], Chosen("3", 12)),
+        ([(None, 0.1), (None, 0.9)], Chosen(None, 11)),
+    ],
+)
+def test_the_largest_sum_of_rewards_wins(paths: Paths, chosen: Chosen | None) -> None:
+    assert of(paths).heaviest() == chosen
+
+
+def test_what_the_evaluator_merges_adds_up() -> None:
+    judged = of([("x+1", 0.4), ("2x", 0.5), ("1+x", 0.4)], AnswerType.MATH)
+    assert judged.heaviest() == Chosen("2x", 11)
+    one, _, other = (pair for pair in judged.clusters.questions())
+    keys = {*one, *other}
+    assert len(keys) == 3
+
+    (equal,) = [pair for pair in judged.clusters.questions() if pair[0] == one[0] and pair != one]
+    merged = judged.compared(AnswersCompared(equal=(equal,)))
+
+    assert merged.heaviest() == Chosen("x+1", 10)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1", "2", "3"]), st.floats(0, 1)), min_size=1, max_size=12))
+def test_the_winning_weight_does_not_depend_on_the_order(paths: Paths) -> None:
+    def weight(paths: Paths) -> float:
+        chosen = of(paths).heaviest()
+        assert chosen is not None
+        return sum(sorted(reward for answer, reward in paths if answer == chosen.answer))
+
+    assert weight(paths) == pytest.approx(weight(paths[::-1]))
+    assert weight(paths) == pytest.approx(
+        max(sum(sorted(reward for answer, reward in paths if answer == each)) for each in "123")
+    )
+
+
+def test_a_rule_that_prunes_running_samples_is_refused() -> None:
+    with pytest.raises(InvalidRule, match="self-consistency"):
+        parse_rule_over_paths("confidence-prune")
