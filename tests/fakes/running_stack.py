@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
-from dynasor_serve.local.stack import LocalStack, ReplayOptions, StackOptions
+from dynasor_serve.local.stack import LocalStack, ReplayOptions, ReplayReward, StackOptions
 from dynasor_serve.rpc.channel import open_channel
 
 from fakes.replay_process import SYNTHETIC_VOTES
@@ -124,6 +124,8 @@ async def running_stack(
     max_in_flight: int = 64,
     environment: Mapping[str, str] | None = None,
     data: Path | None = None,
+    traces: tuple[Path, ...] = TRACES,
+    reward: ReplayReward | None = None,
 ) -> AsyncIterator[RunningStack]:
     """Runs a stack with a replay engine on the synthetic traces.
 
@@ -131,9 +133,11 @@ async def running_stack(
         *flags: of the replay engine; `FAST` where none are given.
         environment: further settings of the processes.
         data: where it keeps state and logs; a temporary directory where it is left out.
+        traces: what the engine answers from.
+        reward: stands in for a reward model, in a pool of its own.
     """
-    engine = ReplayOptions(TRACES, flags=flags or FAST, max_in_flight=max_in_flight)
-    options = StackOptions(engine, data=data, trackers=trackers, environment=environment or {})
+    engine = ReplayOptions(traces, flags=flags or FAST, max_in_flight=max_in_flight)
+    options = StackOptions(engine, reward=reward, data=data, trackers=trackers, environment=environment or {})
     async with (
         LocalStack(options) as local,
         open_channel(local.gateway) as channel,

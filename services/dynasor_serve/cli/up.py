@@ -25,12 +25,15 @@ from dynasor_serve.cli.failures import CommandFailed, bad_input
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
 from dynasor_serve.cli.progress import stages
 from dynasor_serve.cli.stack_watch import watch_stack
+from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.local.ports import HOST
-from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, LocalStack, StackOptions
+from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, ExternalOptions, LocalStack, StackOptions
 from dynasor_serve.local.supervised import StackError
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
 
 app = typer.Typer()
+
+_REWARD_KINDS = {kind.value.removeprefix("vllm-"): kind for kind in EngineKind if kind.is_reward}
 
 
 @app.command()
@@ -42,6 +45,12 @@ def up(
     ] = DEFAULT_GATEWAY_PORT,
     traces: TracesOption = None,
     api_key: ApiKeyOption = "",
+    reward: Annotated[
+        str, typer.Option("--reward-engine", metavar="URL", help="A vLLM that serves a reward model, for trees.")
+    ] = "",
+    reward_kind: Annotated[
+        str, typer.Option(help=f"How it is asked: {', '.join(_REWARD_KINDS)}; the name of vLLM's endpoint.")
+    ] = "classify",
     data: Annotated[
         Path | None,
         typer.Option(help="Where queries and logs are kept.", show_default="~/.cache/dynasor/state"),
@@ -63,6 +72,7 @@ def up(
         raise bad_input(str(error)) from error
     options = StackOptions(
         engine=engine_of(engine, model, tuple(traces or ()), api_key=api_key),
+        reward=_reward(reward, reward_kind, api_key),
         data=data or default_data(),
         gateway_port=port,
         redis_url=redis_url,
@@ -70,6 +80,12 @@ def up(
         log_level=log_level.upper(),
     )
     run_async(_up(options))
+
+
+def _reward(url: str, kind: str, api_key: str) -> ExternalOptions | None:
+    if kind not in _REWARD_KINDS:
+        raise bad_input(f"--reward-kind {kind}: there is none; known are {', '.join(_REWARD_KINDS)}")
+    return ExternalOptions(url, kind=_REWARD_KINDS[kind], api_key=api_key) if url else None
 
 
 async def _up(options: StackOptions) -> None:
@@ -108,11 +124,16 @@ def _welcome(stack: LocalStack, question: str) -> str:
     return (
         f"\nDynasor serves {stack.engine.model} at {stack.gateway} (gRPC, with reflection)\n"
         f"  engine  {stack.engine.url} ({stack.engine.kind.value})\n"
+        f"{_reward_line(stack)}"
         f"  state   {stack.data}\n"
         f"  logs    {stack.data / 'logs'}\n\n"
         f"Ask:   dynasor run {shlex.quote(question)}{address}\n"
         f"Stop:  Ctrl-C\n"
     )
+
+
+def _reward_line(stack: LocalStack) -> str:
+    return f"  reward  {stack.reward.url} ({stack.reward.model}, {stack.reward.kind.value})\n" if stack.reward else ""
 
 
 def _notify(line: str) -> None:

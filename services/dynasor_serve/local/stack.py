@@ -61,10 +61,20 @@ class ExternalOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayReward:
+    """A replay engine of our own that stands in for a reward model."""
+
+    traces: tuple[Path, ...]
+    kind: EngineKind = EngineKind.VLLM_CLASSIFY
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StackOptions:
     """What a local stack is made of."""
 
     engine: ReplayOptions | ExternalOptions | VllmOptions
+    reward: ReplayReward | ExternalOptions | None = None  # a reward model, in a pool of its own
     data: Path | None = None  # state of Redis and logs; None: a temporary directory, gone at the end
     gateway_port: int = 0  # 0 picks a free one
     redis_url: str = ""  # empty: a server of our own
@@ -89,6 +99,7 @@ class LocalStack:
     Attributes:
         gateway: HOST:PORT of the gateway, once started.
         engine: where its calls go, once started.
+        reward: where its paths are judged, if anywhere, once started.
         vllm: the vLLM of our own, where that is the engine; whoever keeps the stack up watches it.
         processes: by name: redis, engine (a replay engine's), evaluator, scheduler, tracker-0…, gateway.
         data: state and logs.
@@ -110,6 +121,7 @@ class LocalStack:
         else:
             self.data = options.data
         self.engine: EngineEndpoint
+        self.reward: EngineEndpoint | None = None
 
     async def start(self) -> None:
         """Starts everything and returns once a query can be asked.
@@ -122,6 +134,7 @@ class LocalStack:
                 (self.data / directory).mkdir(parents=True, exist_ok=True)
             await self._start_redis()
             await self._start_engine()
+            await self._start_reward()
             await self._start_services()
         except (VllmError, NoRedisServer, EngineError) as error:
             await self.stop()
@@ -132,7 +145,7 @@ class LocalStack:
 
     async def stop(self) -> None:
         """Ends everything, the gateway first, so that what runs can finish."""
-        for parts in (("gateway",), ("tracker",), ("scheduler", "evaluator", "engine"), ("redis",)):
+        for parts in (("gateway",), ("tracker",), ("scheduler", "evaluator", "engine", "reward"), ("redis",)):
             ending = [process for name, process in self.processes.items() if name.partition("-")[0] in parts]
             await asyncio.gather(*(process.stop() for process in ending))
         if self.vllm is not None:
@@ -164,7 +177,7 @@ class LocalStack:
     async def _start_engine(self) -> None:
         match self._options.engine:
             case ReplayOptions() as options:
-                self.engine = await self._start_replay(options)
+                self.engine = await self._start_replay("engine", options, EngineKind.REPLAY)
             case ExternalOptions() as options:
                 self.engine = await _external(options)
             case VllmOptions() as options:
@@ -173,17 +186,26 @@ class LocalStack:
                 kind = EngineKind.VLLM_CPU if choose_engine(options).runs_on_cpu else EngineKind.VLLM
                 self.engine = EngineEndpoint(self.vllm.base_url, self.vllm.model, kind, options.max_num_seqs)
 
-    async def _start_replay(self, options: ReplayOptions) -> EngineEndpoint:
+    async def _start_reward(self) -> None:
+        """Starts the reward model, or finds it."""
+        match self._options.reward:
+            case ReplayReward(traces=traces, kind=kind, flags=flags):
+                flags = ("--reward", kind.value.removeprefix("vllm-"), *flags)
+                self.reward = await self._start_replay("reward", ReplayOptions(traces, flags=flags), kind)
+            case ExternalOptions() as options:
+                self.reward = await _external(options)
+
+    async def _start_replay(self, name: str, options: ReplayOptions, kind: EngineKind) -> EngineEndpoint:
         port = free_port()
         url = f"http://{HOST}:{port}"
-        self._report("starting the replay engine")
+        self._report(f"starting the replay {name}")
         traces = [part for path in options.traces for part in ("--traces", str(path))]
         command = [
             sys.executable, "-m", "dynasor_serve.engines.replay", *traces, "--port", str(port),
             "--max-num-seqs", str(options.max_in_flight), *options.flags,
         ]  # fmt: skip
-        await self._supervise("engine", command, {}, lambda: _is_healthy(url), _START_SECONDS)
-        external = ExternalOptions(url, kind=EngineKind.REPLAY, max_in_flight=options.max_in_flight)
+        await self._supervise(name, command, {}, lambda: _is_healthy(url), _START_SECONDS)
+        external = ExternalOptions(url, kind=kind, max_in_flight=options.max_in_flight)
         return await _external(external)
 
     async def _start_services(self) -> None:
@@ -218,11 +240,10 @@ class LocalStack:
         if process == "tracker":
             settings["EVALUATOR"] = self._address("evaluator")
         if process == "scheduler":
-            worker = {
-                "pool": self.engine.model, "model": self.engine.model, "name": "worker-0", "url": self.engine.url,
-                "engine": self.engine.kind.value, "max_in_flight": self.engine.max_in_flight,
-            }  # fmt: skip
-            settings["WORKERS"] = json.dumps([worker])
+            workers = [_worker(self.engine.model, self.engine)]
+            if self.reward is not None:
+                workers.append(_worker(f"reward-{self.reward.model}", self.reward))
+            settings["WORKERS"] = json.dumps(workers)
         if process in ("tracker", "scheduler") and isinstance(self._options.engine, ExternalOptions):
             settings["ENGINE_API_KEY"] = self._options.engine.api_key
         environment = {prefix + key: value for key, value in settings.items()}
@@ -258,12 +279,24 @@ class LocalStack:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     pools = (await stub.ListPools(scheduler_pb2.ListPoolsRequest(), timeout=_PROBE_SECONDS)).pools
                     workers = [worker for pool in pools for worker in pool.workers]
-                    if any(worker.state == scheduler_pb2.WORKER_STATE_READY for worker in workers):
+                    if workers and all(worker.state == scheduler_pb2.WORKER_STATE_READY for worker in workers):
                         return
                     trouble = "; ".join(worker.message for worker in workers) or "it is still starting"
                 if asyncio.get_running_loop().time() > deadline:
                     raise StackError(f"no worker became ready at {self.engine.url}: {trouble}")
                 await asyncio.sleep(0.05)
+
+
+def _worker(pool: str, endpoint: EngineEndpoint) -> dict[str, str | int]:
+    """A worker as the scheduler's settings name it."""
+    return {
+        "pool": pool,
+        "model": endpoint.model,
+        "name": "worker-0",
+        "url": endpoint.url,
+        "engine": endpoint.kind.value,
+        "max_in_flight": endpoint.max_in_flight,
+    }
 
 
 async def is_serving(address: str) -> bool:
