@@ -131,6 +131,10 @@ class Questions(Generic[Q, A]):
             self._has_turns.clear()
             await self._has_turns.wait()
 
+    def is_open(self, question: Q) -> bool:
+        """Whether somebody waits for a question, or a worker is at it."""
+        return question in self._open
+
     def settle(self, question: Q, answer: A | None) -> None:
         """Answer a question that was taken; None leaves it unanswered, and unremembered."""
         settled = self._open.pop(question)
