@@ -339,11 +339,12 @@ class Mcts(Algorithm):
 
     def gone_on(self, number: int) -> Self:
         """A rollout's candidates are known: it goes on to the best of them, or is lost where there is none."""
-        tally = self.tally(without=number)
-        children = self._open_children(self.rollouts[number].node, tally)
-        if not children:
+        known = [candidate for candidate in self.rollouts[number].candidates if not self.tree.nodes[candidate].is_lost]
+        if not known:
             return self.with_stage(number, Stage.LOST)
-        return self.placed(number, self._best(children, self.rollouts[number].node, tally))
+        return self.placed(
+            number, max(known, key=lambda candidate: (self.tree.nodes[candidate].reward or 0.0, -candidate))
+        )
 
     def begun(self, tally: Tally) -> Self:
         """A new rollout selects its node."""
@@ -370,14 +371,14 @@ class Mcts(Algorithm):
 
     # --- selection ---
 
-    def tally(self, without: int | None = None) -> Tally:
-        """Counts the rollouts; that of the rollout that is selecting is left out."""
+    def tally(self) -> Tally:
+        """Counts the rollouts."""
         tally = Tally()
-        for number, rollout in enumerate(self.rollouts):
+        for rollout in self.rollouts:
+            if rollout.stage is Stage.LOST:
+                continue
             if rollout.stage is Stage.EXPANDING:
                 tally.expanding.add(rollout.node)
-            if rollout.stage is Stage.LOST or number == without:
-                continue
             for node in (*self.tree.steps(rollout.node), None):
                 tally.visits[node] += 1
                 tally.rewards[node] += rollout.reward

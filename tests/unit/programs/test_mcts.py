@@ -202,9 +202,10 @@ def test_a_candidate_that_is_lost_is_left_out_and_one_that_comes_too_late_too() 
     here = program(*events)
     assert state(here).rollouts[0].node == 1
 
-    late = program(*events, solved(0, "9"))
-    assert state(late).rollouts[0].node == 1
-    assert directive(late).wanted == (COMPLETION,)
+    for at in range(5, len(events) + 1):
+        late = program(*events[:at], solved(0, "9"), *events[at:])
+        assert state(late).rollouts[0].node == 1
+        assert directive(late).wanted == (COMPLETION,)
 
 
 def test_a_rollout_whose_candidates_are_all_lost_is_lost() -> None:
@@ -221,8 +222,10 @@ def test_a_completion_that_is_lost_ends_its_rollout_and_its_judging_gives_no_rew
     assert directive(lost).wanted == (COMPLETION + 1,)
     assert directive(lost).remaining_knob == 3
 
-    unjudged = program(*expansion(0, 0.4, 0.6), solved(COMPLETION, "7"), *given_up(JUDGEMENT))
-    assert state(unjudged).judged.rewards == (0.0,)
+    unjudged = [*expansion(0, 0.4, 0.6), solved(COMPLETION, "7"), *given_up(JUDGEMENT)]
+    assert state(program(*unjudged)).judged.rewards == (0.0,)
+    late = program(*unjudged, judged(JUDGEMENT, 1.0))
+    assert state(late).judged.rewards == (0.0,), "the search has gone on without it"
 
 
 def test_a_completion_that_is_cut_off_is_no_solution() -> None:
