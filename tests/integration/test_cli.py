@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)
 
 KEYS = [
     "query_id", "phase", "answer", "certaindex", "rule", "stop_reason", "samples", "tokens_spent", "tokens_saved",
-    "tokens_lost", "latency_seconds",
+    "tokens_lost", "latency_seconds", "tokens_probes", "prompt_tokens", "cached_prompt_tokens",
 ]  # fmt: skip
 CLI_SECONDS = 60.0
 NOBODY = "127.0.0.1:9"
@@ -104,6 +104,7 @@ async def test_run_prints_one_json_object_with_the_promised_keys(stack: RunningS
     ledger = outcome.ledger
     assert [fields[key] for key in KEYS[6:]] == [
         outcome.samples, ledger.tokens_spent, ledger.tokens_saved_estimate, ledger.tokens_lost, outcome.latency_seconds,
+        ledger.tokens_probes, ledger.prompt_tokens, ledger.cached_prompt_tokens,
     ]  # fmt: skip
     assert fields["rule"].startswith("beta-posterior")
     assert "saved" not in run.errors

@@ -40,10 +40,10 @@ def query_json(standing: Standing) -> dict[str, Json]:
         "tokens_spent": standing.tokens,
         "tokens_saved": _saved_tokens(standing),
         "tokens_lost": outcome.ledger.tokens_lost if outcome else None,
+        "latency_seconds": outcome.latency_seconds if outcome else None,
         "tokens_probes": outcome.ledger.tokens_probes if outcome else None,
         "prompt_tokens": outcome.ledger.prompt_tokens if outcome else None,
         "cached_prompt_tokens": outcome.ledger.cached_prompt_tokens if outcome else None,
-        "latency_seconds": outcome.latency_seconds if outcome else None,
     }
     if outcome is not None and outcome.HasField("error"):
         fields["error"] = {"reason": outcome.error.reason, "message": outcome.error.message}

@@ -37,6 +37,9 @@ KEYS = [
     "tokens_saved",
     "tokens_lost",
     "latency_seconds",
+    "tokens_probes",
+    "prompt_tokens",
+    "cached_prompt_tokens",
 ]
 
 
@@ -59,7 +62,7 @@ def ended(
 
 def test_json_of_an_answered_query_has_exactly_the_promised_keys() -> None:
     assert query_json(ended()) == dict(
-        zip(KEYS, ["q", "succeeded", "42", 0.9, "even", "stop-certain", 4, 10, 30, 1, 1.25], strict=True)
+        zip(KEYS, ["q", "succeeded", "42", 0.9, "even", "stop-certain", 4, 10, 30, 1, 1.25, 0, 0, 0], strict=True)
     )
 
 
@@ -81,6 +84,9 @@ def test_json_of_a_running_query_holds_nulls_for_what_its_end_brings() -> None:
         "tokens_saved",
         "tokens_lost",
         "latency_seconds",
+        "tokens_probes",
+        "prompt_tokens",
+        "cached_prompt_tokens",
     ]
 
 
