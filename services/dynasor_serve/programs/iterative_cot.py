@@ -4,8 +4,8 @@ Knob: rounds. Certaindex: C_k, the agreement of the latest rounds' answers (arXi
 window. Aggregation: the answer of the last round that counts. Rounds follow one another, so nothing runs side by side.
 
 A round sees the query and the solution before it, not the whole history: the prompt stays as long as one solution. One
-call does what Self-Refine does in two, feedback and refinement; and it does not say that there is an error, because a
-model that is told so takes right answers back (arXiv 2310.01798).
+call does what Self-Refine does in two, feedback and refinement; and it does not say that there is an error, because
+models that are asked for one take right answers back (arXiv 2310.01798).
 """
 
 from __future__ import annotations
