@@ -205,7 +205,7 @@ async def test_a_repeated_prompt_is_found_in_the_prefix_cache(replay: ReplayProc
         ({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}, 404, "NotFoundError", "[[trace:DATASET/"),
         (asking("q00") | {"model": "nope"}, 404, "NotFoundError", "The model `nope` does not exist. Valid aliases:"),
         ({"model": MODEL}, 400, "Bad Request", "messages"),
-        (asking("q00", logprobs=True), 400, "BadRequestError", "no log-probabilities"),
+        (asking("q00", prompt_logprobs=1), 400, "BadRequestError", "no log-probabilities of prompts"),
         (asking("q00", max_tokens=3000), 400, "BadRequestError", "max_model_len=2048"),
         (asking("q00" + "]] " + "word " * 5000), 400, "BadRequestError", "maximum context length is 2048"),
     ],
@@ -252,7 +252,7 @@ async def test_the_server_describes_itself(replay: ReplayProcess) -> None:
             assert response.status == 200, path
     async with replay.http.post("/tokenize", json={"model": MODEL, "prompt": "0123456789"}) as response:
         counted = await response.json()
-    assert (counted["count"], len(counted["tokens"]), counted["approximate"]) == (3, 3, True)
+    assert (counted["count"], len(counted["tokens"]), counted["max_model_len"]) == (3, 3, 262_144)
     async with replay.http.get("/v2/nothing") as response:
         assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynasor_serve.engines.replay.emission import Emission, plan_events, render, trim
-from dynasor_serve.engines.replay.traces import GOLD, Sample, SamplesRecord
+from dynasor_serve.engines.replay.emission import Emission, plan_events
+from dynasor_serve.engines.replay.token_offsets import TokenOffsets
 
 emissions = st.builds(
     Emission,
@@ -16,16 +14,6 @@ emissions = st.builds(
     tokens=st.integers(min_value=0, max_value=300),
     finish_reason=st.sampled_from(["stop", "length"]),
 )
-
-
-def record(*samples: Sample, gold: str | None = "42") -> SamplesRecord:
-    return SamplesRecord(
-        dataset="d", model="m", question_id="q", gold=gold, tokens_kind="exact", samples=samples or (sample(),)
-    )
-
-
-def sample(answer: str | None = "42", tokens: int = 100, text: str | None = None, finished: bool = True) -> Sample:
-    return Sample(answer=answer, correct=answer == "42", tokens=tokens, text=text, finished=finished)
 
 
 def pieces(emission: Emission, events: list[int]) -> list[str]:
@@ -67,57 +55,54 @@ def test_a_stream_interval_sends_the_first_token_at_once_as_vllm_does() -> None:
     assert plan_events(40, stream_interval=16, events_per_response=4) == (10, 20, 30, 40)
 
 
-def test_a_recorded_text_is_played_as_it_is() -> None:
-    emission = render(record(sample(text="So it is \\boxed{7}.", tokens=9)), 0, characters_per_token=4)
-
-    assert (emission.text, emission.tokens, emission.finish_reason) == ("So it is \\boxed{7}.", 9, "stop")
-
-
-def test_a_synthesised_text_ends_with_the_answer_and_holds_no_other_number() -> None:
-    emission = render(record(sample(answer=GOLD, tokens=500)), 0, characters_per_token=4)
-
-    reasoning, _, answer = emission.text.rpartition("The final answer is ")
-    assert answer == "\\boxed{42}."
-    assert not re.search(r"\d|answer|boxed|wait|hmm", reasoning, re.IGNORECASE)
-    assert 0.8 * 2000 < len(emission.text) <= 2000
-
-
-def test_a_sample_without_an_answer_speaks_of_none() -> None:
-    emission = render(record(sample(answer=None, tokens=400, finished=False)), 0, characters_per_token=4)
-
-    assert "answer" not in emission.text
-    assert emission.text
-    assert emission.finish_reason == "length", "the recorded call had run into its limit"
-
-
-def test_neighbouring_samples_read_differently_and_the_same_sample_alike() -> None:
-    samples = record(sample(tokens=300), sample(tokens=300))
-
-    texts = [render(samples, index, characters_per_token=4).text for index in (0, 1, 0)]
-
-    assert texts[0] != texts[1]
-    assert texts[0] == texts[2]
-
-
-def test_no_filler_leaves_the_answer_alone() -> None:
-    assert render(record(), 0, characters_per_token=0).text == "The final answer is \\boxed{42}."
-
-
 @given(emission=emissions, max_tokens=st.integers(min_value=1, max_value=400))
 def test_a_token_limit_cuts_a_prefix_and_says_length(emission: Emission, max_tokens: int) -> None:
-    trimmed = trim(emission, max_tokens=max_tokens)
+    trimmed = emission.trimmed(max_tokens=max_tokens)
 
     assert emission.text.startswith(trimmed.text)
     assert trimmed.tokens == min(max_tokens, emission.tokens)
     assert trimmed == emission if max_tokens >= emission.tokens else trimmed.finish_reason == "length"
+    assert all(trimmed.piece(0, token) == emission.piece(0, token) for token in range(1, trimmed.tokens))
 
 
 def test_the_stop_string_that_is_complete_first_ends_the_text() -> None:
     emission = Emission("one, two. three", tokens=15, finish_reason="length")
 
-    trimmed = trim(emission, max_tokens=None, stop=("three", ".", ","))
+    trimmed = emission.trimmed(max_tokens=None, stop=("three", ".", ","))
 
-    assert trimmed == Emission("one", tokens=4, finish_reason="stop", stop_reason=",")
-    assert trim(emission, max_tokens=None, stop=(",",), keep_stop=True).text == "one,"
-    assert trim(emission, max_tokens=3, stop=(",",)).stop_reason is None, "the limit came before the stop string"
-    assert trim(emission, max_tokens=None, stop=("four", "")) == emission
+    assert (trimmed.text, trimmed.tokens, trimmed.finish_reason, trimmed.stop_reason) == ("one", 4, "stop", ",")
+    assert emission.trimmed(max_tokens=None, stop=(",",), keep_stop=True).text == "one,"
+    assert emission.trimmed(max_tokens=3, stop=(",",)).stop_reason is None, "the limit came before the stop string"
+    assert emission.trimmed(max_tokens=None, stop=("four", "")) == emission
+
+
+@given(emission=emissions, data=st.data())
+def test_what_is_left_behind_a_part_has_the_tokens_that_are_left(emission: Emission, data: st.DataObject) -> None:
+    characters = data.draw(st.integers(min_value=0, max_value=len(emission.text)))
+
+    rest = emission.after(characters)
+
+    assert emission.text[:characters] + rest.text == emission.text
+    assert rest.finish_reason == emission.finish_reason
+    assert 0 <= rest.tokens <= emission.tokens
+    assert "".join(pieces(rest, [*range(1, rest.tokens), rest.tokens])) == rest.text
+
+
+@given(
+    gaps=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_offsets_between_any_points_agree_with_counting(gaps: list[tuple[int, int]], data: st.DataObject) -> None:
+    points = [(sum(t for t, _ in gaps[: i + 1]), sum(c for _, c in gaps[: i + 1])) for i in range(len(gaps))]
+    tokens, characters = points[-1]
+    offsets = TokenOffsets.through(points)
+    ends = [offsets.characters_of(token) for token in range(tokens + 1)]
+
+    assert ends == sorted(ends)
+    assert [ends[token] for token, _ in points] == [character for _, character in points]
+    at = data.draw(st.integers(min_value=0, max_value=characters))
+    assert offsets.whole_tokens(at) == max(token for token in range(tokens + 1) if ends[token] <= at)
+    assert offsets.touched_tokens(at) == min(token for token in range(tokens + 1) if ends[token] >= at)
+    rest = Emission("x" * characters, tokens, "stop", offsets=offsets).after(at)
+    done = offsets.whole_tokens(at)
+    assert [rest.offset(token) for token in range(1, rest.tokens + 1)] == [end - at for end in ends[done + 1 :]]

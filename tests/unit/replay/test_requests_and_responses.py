@@ -12,7 +12,7 @@ import pytest
 
 from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.errors import BadRequest, InvalidBody, RequestRefused, UnknownPrompt
-from dynasor_serve.engines.replay.requests import Face, parse_chat, parse_completion, parse_tokenize
+from dynasor_serve.engines.replay.requests import Face, TokenizeRequest, parse_chat, parse_completion, parse_tokenize
 from dynasor_serve.engines.replay.responses import Head, ResponseWriter, Usage, error_body, models_body, writer_for
 
 EMISSION = Emission('Say "hi".\n\u2028Ω', tokens=4, finish_reason="stop", stop_reason="x")
@@ -51,7 +51,8 @@ def test_a_chat_is_read() -> None:
     )
 
     (prompt,) = request.prompts
-    assert prompt.question == "What is 3 + 4?"
+    assert prompt.questions == ("What is 3 + 4?",)
+    assert prompt.reply_at == len(prompt.text)
     assert "Be brief." in prompt.text
     assert (request.max_tokens, request.stop, request.priority, request.branch) == (7, ("END",), -3, 6)
     assert request.include_usage
@@ -89,13 +90,16 @@ def test_a_body_that_does_not_fit_is_refused_with_the_field(text: bytes, param: 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"continue_final_message": True}, None),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"echo": True}, "echo"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
-def test_what_a_recording_cannot_give_is_refused(fields: dict[str, Any], param: str) -> None:
+def test_what_a_recording_cannot_give_is_refused(fields: dict[str, Any], param: str | None) -> None:
     with pytest.raises(BadRequest) as refused:
         parse_chat(chat(**fields))
 
@@ -109,8 +113,8 @@ def test_token_ids_as_prompt_are_refused_and_several_texts_are_several_prompts()
 
 
 def test_tokenize_reads_prompts_and_chats() -> None:
-    assert parse_tokenize(body(model="m", prompt="hi")) == ("m", "hi")
-    assert "hi" in parse_tokenize(chat())[1]
+    assert parse_tokenize(body(model="m", prompt="hi")) == TokenizeRequest("m", "hi", return_token_strs=False)
+    assert parse_tokenize(chat()).text == parse_chat(chat()).prompts[0].text
     with pytest.raises(BadRequest):
         parse_tokenize(b"{}")
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from dynasor_serve.engines.replay.chat_template import Prompt, Turn, parse, render
 from dynasor_serve.engines.replay.errors import UnknownModel, UnknownPrompt
-from dynasor_serve.engines.replay.trace_index import TraceIndex
-from dynasor_serve.engines.replay.traces import Sample, SamplesRecord
+from dynasor_serve.engines.replay.records import (
+    Candidate,
+    ProbesRecord,
+    Record,
+    Sample,
+    SamplesRecord,
+    Step,
+    StepsRecord,
+)
+from dynasor_serve.engines.replay.trace_index import Chains, TraceIndex
 
 
 def record(
@@ -30,8 +41,18 @@ def record(
     )
 
 
-def find(index: TraceIndex, text: str, question: str = "", model: str = "m") -> SamplesRecord:
+def find(index: TraceIndex, text: str, question: str = "", model: str = "m") -> Record:
     return index.find(model, text, question)
+
+
+def chain(question_id: str = "1", seed: int | None = None, source: str = "bank", **fields: Any) -> ProbesRecord:
+    known = {"dataset": "gsm8k", "model": "m", "gold": "7", "tokens": 9, "answers": (), "probes": ()}
+    return ProbesRecord(question_id=question_id, seed=seed, source=source, **{**known, **fields})
+
+
+def tree(question_id: str = "1") -> StepsRecord:
+    steps = (Step(candidates=(Candidate(thought="a", tokens=1),)),)
+    return StepsRecord(dataset="gsm8k", model="m", question_id=question_id, steps=steps)
 
 
 def test_a_marker_anywhere_in_the_prompt_selects_its_record() -> None:
@@ -110,3 +131,65 @@ def test_models_are_kept_apart() -> None:
     assert find(index, "[[trace:gsm8k/1]]", model="n") is other
     with pytest.raises(UnknownModel):
         find(index, "[[trace:gsm8k/1]]", model="o")
+
+
+def runs(index: TraceIndex, prompt: Prompt) -> list[str]:
+    """The kinds of the recordings that a prompt means."""
+    return [type(recording).__name__ for recording in index.runs_of("m", prompt)]
+
+
+def test_the_chains_of_a_question_by_one_run_are_one_recording_ordered_by_seed() -> None:
+    third, first, second = chain(seed=44), chain(seed=42), chain(seed=43)
+    again = chain(seed=42)
+    other = chain(seed=1, source="another")
+    index = TraceIndex([third, first, other, second, again])
+
+    assert len(index) == 2
+    (bank, another) = index.runs_of("m", parse("[[trace:gsm8k/1]]"))
+    assert isinstance(bank, Chains)
+    assert [id(record) for record in bank.records] == [id(first), id(second), id(third)], "of equal seeds the first"
+    assert isinstance(another, Chains)
+    assert another.records == (other,)
+    assert index.runs_of("m", parse("[[trace:gsm8k/1#another]]")) == [another]
+
+
+def test_chains_without_seeds_keep_their_order() -> None:
+    records = [chain(tokens=tokens) for tokens in (5, 3, 4)]
+    (chains,) = TraceIndex(records).runs_of("m", parse("[[trace:gsm8k/1]]"))
+
+    assert isinstance(chains, Chains)
+    assert [record.tokens for record in chains.records] == [5, 3, 4]
+
+
+def test_kinds_of_one_question_are_told_apart_by_name_and_else_come_in_loaded_order() -> None:
+    index = TraceIndex([chain(), record(), tree()])
+
+    assert runs(index, parse("[[trace:gsm8k/1]]")) == ["Chains", "SamplesRecord", "StepsRecord"]
+    assert runs(index, parse("[[trace:gsm8k/1#samples]]")) == ["SamplesRecord"]
+    assert runs(index, parse("[[trace:gsm8k/1#steps]]")) == ["StepsRecord"]
+    assert runs(index, parse("[[trace:gsm8k/1#probes]]")) == ["Chains"]
+
+
+def test_a_rendered_chat_is_found_by_any_of_its_questions_and_by_no_word_of_its_answer() -> None:
+    wanted, other = record(question_id="1", prompt="What is 3 + 4?"), record(question_id="2")
+    index = TraceIndex([wanted, other])
+    turns = [Turn("user", "What is 3 + 4?"), Turn("assistant", "7"), Turn("user", "Are you sure?")]
+    rendered = render(turns, add_generation_prompt=True).text
+
+    assert index.runs_of("m", parse(rendered)) == (wanted,)
+    assert index.runs_of("m", parse(rendered + "Yes. [[trace:gsm8k/2]]")) == (wanted,)
+
+
+def test_a_completion_that_goes_on_behind_a_recorded_prompt_means_it_and_the_longest_one_wins() -> None:
+    short, long = record(question_id="1", prompt="Add 3"), record(question_id="2", prompt="Add 3 and 4")
+    index = TraceIndex([short, long])
+
+    assert index.runs_of("m", parse("Add 3 and 4 is 7")) == (long,)
+    assert index.runs_of("m", parse("Add 3 is")) == (short,)
+
+
+def test_every_recording_may_be_known_by_names_of_its_own() -> None:
+    index = TraceIndex([record(model="m"), record(model="n")], names=("judge",))
+
+    assert index.models == ("judge",)
+    assert len(index.runs_of("judge", parse("[[trace:gsm8k/1]]"))) == 2

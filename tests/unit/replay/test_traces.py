@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dynasor_serve.engines.replay.traces import GOLD, TraceFormatError, read_records
+from dynasor_serve.engines.replay.records import GOLD, Probe, ProbesRecord, SamplesRecord, StepsRecord
+from dynasor_serve.engines.replay.traces import TraceFormatError, read_records
 
 SYNTHETIC = Path(__file__).parents[2] / "fakes" / "traces" / "synthetic-votes.jsonl"
 
@@ -24,6 +25,39 @@ def samples_record(**changes: Any) -> dict[str, Any]:
         "samples": [{"answer": "7", "correct": True, "tokens": 12}],
     }
     return record | changes
+
+
+def probes_record(**changes: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "dataset": "synthetic",
+        "model": "m",
+        "question_id": "q1",
+        "gold": "7",
+        "seed": 42,
+        "tokens": 40,
+        "finished": True,
+        "final_answer": "7",
+        "answers": ["7"],
+        "probe_fields": ["token_position", "answer_index", "certain", "probe_out_tokens"],
+        "probes": [[10, 0, 1, 4]],
+    }
+    return record | changes
+
+
+def steps_record(**changes: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "dataset": "synthetic",
+        "model": "m",
+        "question_id": 900,
+        "steps": [{"step": 0, "candidates": [THOUGHT]}],
+        "final": [{"y": "a\n", "correct": True}],
+    }
+    return record | changes
+
+
+TRIAL_FIELDS = ("token_position", "answer_index", "confidence", "probe_out_tokens")
+THOUGHT: dict[str, Any] = {"thought": "a\n", "parent": 0, "value": 0.5, "selected": True, "tokens": 3}
+WELL_PAID: dict[str, Any] = {"answer": "7", "correct": True, "tokens": 1, "reward": 2.0}
 
 
 def write_lines(path: Path, *records: Any) -> Path:
@@ -55,13 +89,57 @@ def test_gold_is_written_out_as_the_gold_answer(tmp_path: Path) -> None:
     samples = [{"answer": answer, "correct": True, "tokens": 1} for answer in (GOLD, "8", None)]
     (record,) = read_records([write_lines(tmp_path / "t.jsonl", samples_record(samples=samples))])
 
+    assert isinstance(record, SamplesRecord)
     assert [record.answer_text(sample) for sample in record.samples] == ["7", "8", None]
 
 
-def test_records_of_other_kinds_are_skipped(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "t.jsonl", {"probes": [], "answers": []}, {"steps": []}, samples_record())
+def test_one_file_may_hold_records_of_every_kind(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "t.jsonl", probes_record(), steps_record(), samples_record())
 
-    assert len(list(read_records([path]))) == 1
+    assert [type(record) for record in read_records([path])] == [ProbesRecord, StepsRecord, SamplesRecord]
+
+
+def test_probes_are_read_by_the_names_of_their_numbers(tmp_path: Path) -> None:
+    fields = ["answer_index", "probe_out_tokens", "token_position", "confidence", "certain"]
+    rows = [[1, 4, 10, 0.25, 0], [0, 6, 20, 1, 1]]
+    record = probes_record(probe_fields=fields, probes=rows, answers=[GOLD, None])
+    (chain,) = read_records([write_lines(tmp_path / "t.jsonl", record)])
+
+    assert isinstance(chain, ProbesRecord)
+    assert chain.trials() == (
+        Probe(position=10, answer="", certain=False, confidence=0.25, tokens=4),
+        Probe(position=20, answer="7", certain=True, confidence=1, tokens=6),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "at_marks"),
+    [(["confidence"], True), (["certain"], False), (["certain", "confidence"], False)],
+)
+def test_trial_answers_that_have_a_confidence_alone_were_taken_at_marks(
+    tmp_path: Path, fields: list[str], at_marks: bool
+) -> None:
+    names = ["token_position", "answer_index", *fields, "probe_out_tokens"]
+    record = probes_record(probe_fields=names, probes=[])
+    (chain,) = read_records([write_lines(tmp_path / "t.jsonl", record)])
+
+    assert isinstance(chain, ProbesRecord)
+    assert chain.is_probed_at_marks is at_marks
+
+
+@pytest.mark.parametrize(
+    ("values", "value_max", "scale"),
+    [([0.2, 1.0], None, 1), ([3.0, 0.003], None, 60), ([60.0, 41.0], None, 60), ([90.0], None, 90), ([0.5], 2.0, 2)],
+)
+def test_values_become_rewards_by_the_largest_possible_one(
+    tmp_path: Path, values: list[float], value_max: float | None, scale: float
+) -> None:
+    candidates = [{"thought": str(value), "tokens": 3, "value": value} for value in values]
+    record = steps_record(steps=[{"candidates": candidates}], value_max=value_max)
+    (tree,) = read_records([write_lines(tmp_path / "t.jsonl", record)])
+
+    assert isinstance(tree, StepsRecord)
+    assert tree.value_scale == scale
 
 
 @pytest.mark.parametrize(
@@ -71,6 +149,44 @@ def test_records_of_other_kinds_are_skipped(tmp_path: Path) -> None:
         ("[]", r"t\.jsonl:2: a list; expected one JSON object"),
         ('{"dataset": "d"}', r't\.jsonl:2: cannot tell the record\'s kind; .*"samples", "probes", "steps"'),
         (json.dumps(samples_record(samples=[])), r"t\.jsonl:2: .*length >= 1.*\$\.samples"),
+        (json.dumps(samples_record(samples=[WELL_PAID])), r"t\.jsonl:2: .*<= 1.*\$\.samples\[0\]\.reward"),
+        (
+            json.dumps(probes_record(probes=[[10, 0, 1]])),
+            r"t\.jsonl:2: probes\[0\] has 3 numbers; probe_fields names 4",
+        ),
+        (json.dumps(probes_record(probes=[[99, 0, 1, 4]])), r"probes\[0\] is at token 99; .*up to the 40 of the chain"),
+        (
+            json.dumps(probes_record(probes=[[20, 0, 1, 4], [10, 0, 1, 4]])),
+            r"t\.jsonl:2: probes\[1\] is at token 10; positions increase",
+        ),
+        (json.dumps(probes_record(probes=[[10, 3, 1, 4]])), r"probes\[0\] has answer 3 of 1; indices count from 0"),
+        (json.dumps(probes_record(probes=[[10, 0, 1, -4]])), r"probes\[0\] has -4 tokens"),
+        (
+            json.dumps(probes_record(probe_fields=[*TRIAL_FIELDS], probes=[[10, 0, 1.5, 4]])),
+            r"probes\[0\] has confidence 1\.5; it must be in \[0, 1\]",
+        ),
+        (json.dumps(probes_record(probe_fields=["at", "answer"])), r"probe_fields are at, answer; name answer_index"),
+        (json.dumps(probes_record(gold=None, answers=[GOLD])), r't\.jsonl:2: an answer is "=gold" while gold is null'),
+        (json.dumps(probes_record(text_positions=[[1, 1]])), r"text_positions without text"),
+        (
+            json.dumps(probes_record(text="abc", text_positions=[[2, 2], [1, 3]])),
+            r"text_positions must increase, up to \[40, 3\]",
+        ),
+        (json.dumps(probes_record(text="abc", text_positions=[[2, 4]])), r"text_positions must increase"),
+        ('{"probes": []}', r"t\.jsonl:2: .*missing required field .*; a probes record is \{dataset, model"),
+        (json.dumps(steps_record(steps=[])), r"t\.jsonl:2: .*length >= 1.*; a steps record is"),
+        (
+            json.dumps(steps_record(steps=[{"candidates": [THOUGHT]}, {"candidates": [THOUGHT | {"parent": 1}]}])),
+            r"t\.jsonl:2: a candidate of step 1 has parent 1, and step 0 selected 1; give an index",
+        ),
+        (
+            json.dumps(steps_record(steps=[{"candidates": [THOUGHT | {"value": -1}]}])),
+            r"t\.jsonl:2: .*>= 0.*value",
+        ),
+        (
+            json.dumps(steps_record(steps=[{"candidates": [THOUGHT | {"value": 3}]}], value_max=2)),
+            r"t\.jsonl:2: a value is 3, above value_max 2",
+        ),
         (
             json.dumps(samples_record(samples=[{"answer": 7, "correct": True, "tokens": 1}])),
             r"t\.jsonl:2: Expected `str \| null`, got `int` - at `\$\.samples\[0\]\.answer`; a samples record is",
@@ -101,7 +217,7 @@ def test_a_missing_file_an_empty_directory_and_a_false_gzip_are_refused(tmp_path
 
 
 def test_the_synthetic_fixture_is_as_its_readme_says() -> None:
-    records = list(read_records([SYNTHETIC]))
+    records = [record for record in read_records([SYNTHETIC]) if isinstance(record, SamplesRecord)]
 
     assert len(records) == 40
     assert all(len(record.samples) == 16 for record in records)

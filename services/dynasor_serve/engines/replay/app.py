@@ -19,17 +19,21 @@ from aiohttp import web
 from dynasor_serve.engines.replay.engine import Engine
 from dynasor_serve.engines.replay.generation import Generation
 from dynasor_serve.engines.replay.handlers import Handlers, echo_request_id, errors_as_vllm
+from dynasor_serve.engines.replay.in_flight import InFlight
 from dynasor_serve.engines.replay.playback import Playback, PlaybackShape
+from dynasor_serve.engines.replay.pooling import RewardFace
 from dynasor_serve.engines.replay.prefix_cache import PrefixCache
+from dynasor_serve.engines.replay.records import Record
+from dynasor_serve.engines.replay.rewarding import Rewarding
 from dynasor_serve.engines.replay.settings import ReplaySettings
 from dynasor_serve.engines.replay.timing import Timing
 from dynasor_serve.engines.replay.trace_index import TraceIndex
-from dynasor_serve.engines.replay.traces import SamplesRecord, TraceFormatError, read_records
+from dynasor_serve.engines.replay.traces import TraceFormatError, read_records
 
 _log = logging.getLogger(__name__)
 
-#: The generation endpoints of an application, for `drain`.
-GENERATION: Final = web.AppKey("generation", Generation)
+#: The requests of an application, for `drain`.
+IN_FLIGHT: Final = web.AppKey("in_flight", InFlight)
 
 _BODY_BYTES: Final = 64 * 2**20
 _CLOSING_SECONDS: Final = 0.2  # for connections whose requests have ended, or were cut after the drain
@@ -54,26 +58,29 @@ async def serve(settings: ReplaySettings) -> None:
         sys.stdout.write(f"listening on http://{settings.host}:{port}\n")  # whoever started it with port 0 reads this
         sys.stdout.flush()
         await stop.wait()
-        # As vLLM: the socket stays open, /health stays 200, new generation requests get 500.
-        all_ended = await app[GENERATION].drain(settings.shutdown_timeout)
+        # As vLLM: the socket stays open, /health stays 200, new requests for tokens or rewards get 500.
+        all_ended = await app[IN_FLIGHT].drain(settings.shutdown_timeout)
         _log.info("drained" if all_ended else "shutdown timeout: cutting the requests that still run")
     finally:
         await runner.cleanup()
 
 
-def build_app(settings: ReplaySettings, records: Iterable[SamplesRecord]) -> web.Application:
+def build_app(settings: ReplaySettings, records: Iterable[Record]) -> web.Application:
     """Build the application; run it with `handler_cancellation=True`, or clients that leave keep their slots.
 
     Raises:
         TraceFormatError: The records are none, or lack a served model.
     """
-    served = set(settings.served_model_name)
-    index = TraceIndex(record for record in records if not served or record.model in served)
-    if missing := served - set(index.models):
-        raise TraceFormatError(f"no samples record of model {', '.join(sorted(missing))}; check --served-model-name")
+    served = settings.served_model_name
+    if settings.reward is None:
+        index = TraceIndex(record for record in records if not served or record.model in served)
+    else:  # a reward model judges what any model said
+        index = TraceIndex(records, names=served)
+    if missing := set(served) - set(index.models):
+        raise TraceFormatError(f"no record of model {', '.join(sorted(missing))}; check --served-model-name")
     if not len(index):
-        raise TraceFormatError("the traces hold no samples record; the replay engine answers from samples/ files")
-    _log.info("%d recorded questions of %d models", len(index), len(index.models))
+        raise TraceFormatError("the traces hold no record; the replay engine answers from recorded ones")
+    _log.info("%d recordings of %d models", len(index), len(index.models))
 
     engines = {model: _build_engine(settings) for model in index.models}
     shape = PlaybackShape(
@@ -83,17 +90,25 @@ def build_app(settings: ReplaySettings, records: Iterable[SamplesRecord]) -> web
         characters_per_token=settings.characters_per_token,
         block_size=settings.block_size,
     )
-    playback = Playback(index=index, engines=engines, shape=shape)
-    generation = Generation(playback=playback, faults=settings.fault_plan)
+    faults, in_flight = settings.fault_plan, InFlight()
+    playback = Playback(index=index, engines=engines, shape=shape, faults=faults)
     handlers = Handlers(
-        generation=generation,
+        generation=Generation(playback=playback, in_flight=in_flight),
+        rewarding=Rewarding(
+            playback=playback,
+            engines=engines,
+            kind=settings.reward or RewardFace.CLASSIFY,
+            faults=faults,
+            in_flight=in_flight,
+        ),
+        reward=settings.reward,
         playback=playback,
         engines=engines,
         max_model_len=settings.max_model_len,
         version=_version(),
     )
     app = web.Application(middlewares=[errors_as_vllm], client_max_size=_BODY_BYTES)
-    app[GENERATION] = generation
+    app[IN_FLIGHT] = in_flight
     app.add_routes(handlers.routes())
     app.on_response_prepare.append(echo_request_id)
     return app

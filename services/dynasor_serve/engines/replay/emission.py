@@ -1,31 +1,18 @@
-"""What text does a recorded sample become, and in which pieces? Pure.
+"""One completion as it will be sent, and in which pieces? Pure.
 
-`app` renders a sample, trims it to the request, and cuts it into the events that `engine` paces.
+`playback` trims a recorded text to the request and cuts it into the events that `engine` paces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
-from dynasor_serve.engines.replay.traces import SamplesRecord
+from dynasor_serve.engines.replay.token_odds import UNKNOWN, TokenOdds
+from dynasor_serve.engines.replay.token_offsets import TokenOffsets
 
 FinishReason = Literal["stop", "length"]
-
-# Free of digits, of stand-alone capitals, of "answer" and of hesitation words: nothing in it is an answer to an
-# extractor or a doubt to a probe.
-_REASONING: Final = (
-    "Let us read the question once more and write down what is given. ",
-    "The quantities relate to each other, so one equation follows from the other. ",
-    "Substituting the first relation into the second leaves a single unknown. ",
-    "Both sides can be simplified, and the common factor cancels. ",
-    "Checking the boundary case shows that no solution was lost on the way. ",
-    "The remaining expression is evaluated step by step, keeping the units. ",
-    "Working through the other case in the same way gives nothing new. ",
-    "Putting the pieces together, the result agrees with the first estimate. ",
-)
-_PASSAGES: Final = tuple("".join(_REASONING[i:] + _REASONING[:i]) for i in range(len(_REASONING)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,62 +24,67 @@ class Emission:
         tokens: Completion tokens that the text counts for.
         finish_reason: As the engine reports it.
         stop_reason: The stop string that ended it, if one did.
+        offsets: Where its tokens end; None: it is spread evenly over them.
+        odds: How probable its tokens were.
     """
 
     text: str
     tokens: int
     finish_reason: FinishReason
     stop_reason: str | None = None
+    offsets: TokenOffsets | None = None
+    odds: TokenOdds = UNKNOWN
 
     def piece(self, first: int, last: int) -> str:
-        """Return the text of the tokens after `first` up to `last`; the text is spread evenly over the tokens."""
-        return self.text[self._offset(first) if first else 0 : self._offset(last)]
+        """Return the text of the tokens after `first` up to `last`."""
+        return self.text[self.offset(first) if first else 0 : self.offset(last)]
 
-    def _offset(self, token: int) -> int:
-        return len(self.text) if token >= self.tokens else len(self.text) * token // self.tokens
+    def offset(self, token: int) -> int:
+        """Return how many characters the first `token` tokens make."""
+        if token >= self.tokens:
+            return len(self.text)
+        if self.offsets is None:
+            return len(self.text) * token // self.tokens
+        return min(self.offsets.characters_of(token), len(self.text))
 
+    def after(self, characters: int) -> Emission:
+        """Return what is left behind the first `characters` characters; a token of which a part is left counts."""
+        done = self._all_offsets.whole_tokens(characters)
+        return replace(
+            self,
+            text=self.text[characters:],
+            tokens=self.tokens - done,
+            offsets=self._all_offsets.after(done, characters),
+            odds=self.odds.after(done),
+        )
 
-def render(record: SamplesRecord, sample_index: int, *, characters_per_token: float) -> Emission:
-    r"""Turn a sample into its text: the recorded one, else filler reasoning and the final answer in `\boxed{}`.
+    def trimmed(self, *, max_tokens: int | None, stop: Iterable[str] = (), keep_stop: bool = False) -> Emission:
+        """Cut it where the request's token limit or the first stop string ends it.
 
-    Args:
-        record: The question.
-        sample_index: Which of its samples.
-        characters_per_token: Length of synthesised text per recorded token; 0 leaves the last sentence alone.
-    """
-    sample = record.samples[sample_index]
-    finish_reason: FinishReason = "stop" if sample.finished else "length"
-    if sample.text is not None:
-        return Emission(sample.text, sample.tokens, finish_reason)
-    answer = record.answer_text(sample)
-    last_sentence = "" if answer is None else f"The final answer is \\boxed{{{answer}}}."
-    characters = int(sample.tokens * characters_per_token) - len(last_sentence)
-    return Emission(_filler(sample_index, characters) + last_sentence, sample.tokens, finish_reason)
+        Args:
+            max_tokens: Limit of completion tokens; None for none.
+            stop: Stop strings; the one that is complete first ends the text.
+            keep_stop: Whether the stop string stays in the text.
+        """
+        emission = self
+        if max_tokens is not None and max_tokens < self.tokens:
+            emission = self._until(max_tokens, self.offset(max_tokens), "length", None)
+        ends = [(at + len(word), at, word) for word in stop if word and (at := emission.text.find(word)) >= 0]
+        if not ends:
+            return emission
+        end, at, word = min(ends)
+        tokens = self._all_offsets.touched_tokens(end)  # the last of them completes the stop string
+        return self._until(tokens, end if keep_stop else at, "stop", word)
 
+    @property
+    def _all_offsets(self) -> TokenOffsets:
+        return self.offsets or TokenOffsets.even(self.tokens, len(self.text))
 
-def trim(emission: Emission, *, max_tokens: int | None, stop: Iterable[str] = (), keep_stop: bool = False) -> Emission:
-    """Cut an emission where the request's token limit or the first stop string ends it.
-
-    Args:
-        emission: The whole sample.
-        max_tokens: Limit of completion tokens; None for none.
-        stop: Stop strings; the one that is complete first ends the text.
-        keep_stop: Whether the stop string stays in the text.
-    """
-    if max_tokens is not None and max_tokens < emission.tokens:
-        emission = Emission(emission.piece(0, max_tokens), max_tokens, "length")
-    ends = [(at + len(word), at, word) for word in stop if word and (at := emission.text.find(word)) >= 0]
-    if not ends:
-        return emission
-    end, at, word = min(ends)
-    tokens = -(-end * emission.tokens // len(emission.text))  # the token that completes the stop string
-    return replace(
-        emission,
-        text=emission.text[: end if keep_stop else at],
-        tokens=tokens,
-        finish_reason="stop",
-        stop_reason=word,
-    )
+    def _until(self, tokens: int, characters: int, finish_reason: FinishReason, stop_reason: str | None) -> Emission:
+        """Cut it. Its tokens end where they ended before, so that a prefix of what is sent keeps its position."""
+        return Emission(
+            self.text[:characters], tokens, finish_reason, stop_reason, offsets=self._all_offsets, odds=self.odds
+        )
 
 
 def plan_events(tokens: int, *, stream_interval: int, events_per_response: int | None) -> Sequence[int]:
@@ -109,10 +101,3 @@ def plan_events(tokens: int, *, stream_interval: int, events_per_response: int |
         events = min(events_per_response, tokens)
         return tuple(-(-tokens * event // events) for event in range(1, events + 1))
     return (*range(1, tokens, stream_interval), tokens)
-
-
-def _filler(sample_index: int, characters: int) -> str:
-    """Return whole sentences of at most `characters` characters, different for neighbouring samples."""
-    passage = _PASSAGES[sample_index % len(_PASSAGES)]
-    text = (passage * (max(0, characters) // len(passage) + 1))[: max(0, characters)]
-    return text[: text.rfind(". ") + 1] + " " if ". " in text else ""

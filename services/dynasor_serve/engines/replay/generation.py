@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
 from dynasor_serve.engines.replay.emission import Emission
-from dynasor_serve.engines.replay.errors import EngineDraining, InjectedFault
-from dynasor_serve.engines.replay.faults import Fault, FaultPlan
+from dynasor_serve.engines.replay.errors import InjectedFault
+from dynasor_serve.engines.replay.faults import HANGING, Fault
+from dynasor_serve.engines.replay.in_flight import InFlight
 from dynasor_serve.engines.replay.playback import Choice, Performance, Playback
 from dynasor_serve.engines.replay.requests import GenerationRequest
 from dynasor_serve.engines.replay.responses import DONE, Head, ResponseWriter, writer_for
@@ -26,35 +27,24 @@ from dynasor_serve.engines.replay.responses import DONE, Head, ResponseWriter, w
 #: Names the call; its branch chooses the sample (`branches`). Echoed in every response.
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
-_GARBAGE: Final = b'data: {"id":"chatcmpl-\xff\xfe","choices":[{"delta":{"content":\x00 7}\n\n<html>data: [DON'
+#: What a fault sends instead of an answer.
+GARBAGE: Final = b'data: {"id":"chatcmpl-\xff\xfe","choices":[{"delta":{"content":\x00 7}\n\n<html>data: [DON'
 
 # Writes the events of a choice from one position up to another.
 _Write = Callable[[Choice, int, int], Awaitable[None]]
 
 
 class Generation:
-    """Answers generation requests, and knows how many are under way.
+    """Answers generation requests.
 
     Args:
         playback: Finds the recorded answers.
-        faults: Which requests fail on purpose.
+        in_flight: Counts the requests.
     """
 
-    def __init__(self, *, playback: Playback, faults: FaultPlan) -> None:
+    def __init__(self, *, playback: Playback, in_flight: InFlight) -> None:
         self._playback = playback
-        self._faults = faults
-        self._in_flight = 0
-        self._none_in_flight = asyncio.Event()
-        self._none_in_flight.set()
-        self._draining = False
-
-    async def drain(self, timeout_seconds: float) -> bool:
-        """Refuse new requests from now on and wait for the running ones; returns whether all of them ended."""
-        self._draining = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._none_in_flight.wait()
-        return self._in_flight == 0
+        self._in_flight = in_flight
 
     async def answer(self, http: web.Request, parse: Callable[[bytes], GenerationRequest]) -> web.StreamResponse:
         """Answer one request, as a stream or whole.
@@ -62,21 +52,20 @@ class Generation:
         Raises:
             RequestRefused: Before anything is sent.
         """
-        if self._draining:
-            raise EngineDraining("The engine is shutting down and takes no new requests; try another worker.")
-        with self._counted():
+        with self._in_flight.counted():
             request = parse(await http.read())
             request_id = http.headers.get(REQUEST_ID_HEADER) or request.request_id or uuid.uuid4().hex[:16]
-            fault = self._faults.draw(request_id)
+            performance = self._playback.perform(request, request_id)
+            fault = performance.fault
             if fault is Fault.ERROR_500:
                 raise InjectedFault("This request fails because of --fault error-500.")
-            performance = self._playback.perform(request, request_id)
             head = Head(
                 request_id=request_id,
                 model=performance.model,
                 created=int(time.time()),
                 continuous_usage=request.continuous_usage,
                 return_token_ids=request.return_token_ids,
+                logprobs=request.logprobs,
             )
             writer = writer_for(request.face, head)
             answer = self._stream if request.stream else self._whole
@@ -93,7 +82,7 @@ class Generation:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(http)
         if fault is Fault.GARBAGE:
-            await response.write_eof(_GARBAGE)
+            await response.write_eof(GARBAGE)
             return response
 
         async def write(choice: Choice, first: int, last: int) -> None:
@@ -118,7 +107,7 @@ class Generation:
         fault: Fault | None,
     ) -> web.StreamResponse:
         if fault is Fault.GARBAGE:
-            return web.Response(body=_GARBAGE, content_type="application/json")
+            return web.Response(body=GARBAGE, content_type="application/json")
 
         async def write(choice: Choice, first: int, last: int) -> None:
             """Keep still: the body is written when all choices are done."""
@@ -142,28 +131,17 @@ class Generation:
         cut_at = len(events) // 2 if fault is Fault.CUT_STREAM else None
         position = 0
         async with engine.slot(call):
-            if fault is Fault.HANG:
-                await _until_cancelled()
+            if fault in HANGING:
+                await until_cancelled()
             while (until := await engine.next_events(call, events, position)) < len(events) or cut_at is not None:
                 if cut_at is not None and until >= cut_at:
                     await write(choice, position, cut_at)
-                    await _close_connection(http)
+                    await close_connection(http)
                 await write(choice, position, until)
                 position = until
             engine.finish(call, choice.emission.finish_reason)
         # Outside the slot: an engine does not wait for a client that reads slowly.
         await write(choice, position, until)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._in_flight += 1
-        self._none_in_flight.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._none_in_flight.set()
 
 
 def _events(writer: ResponseWriter, choice: Choice, first: int, last: int) -> bytes:
@@ -180,12 +158,13 @@ def _events(writer: ResponseWriter, choice: Choice, first: int, last: int) -> by
     return b"".join(pieces)
 
 
-async def _close_connection(http: web.Request) -> None:
+async def close_connection(http: web.Request) -> None:
     """Close the client's connection; the handler is cancelled when that has happened."""
     if http.transport is not None:
         http.transport.close()
-    await _until_cancelled()
+    await until_cancelled()
 
 
-async def _until_cancelled() -> None:
+async def until_cancelled() -> None:
+    """Do nothing until the handler is cancelled, which is what happens when its client leaves."""
     await asyncio.Event().wait()

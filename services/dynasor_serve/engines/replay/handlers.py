@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from aiohttp import web
@@ -14,13 +13,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from dynasor_serve.engines.replay.engine import Engine
-from dynasor_serve.engines.replay.errors import RequestRefused, UnexpectedFailure
+from dynasor_serve.engines.replay.errors import BadRequest, RequestRefused, UnexpectedFailure
 from dynasor_serve.engines.replay.generation import REQUEST_ID_HEADER, Generation
 from dynasor_serve.engines.replay.metrics import EngineMetrics, EngineState, MetricsCollector
 from dynasor_serve.engines.replay.playback import Playback
-from dynasor_serve.engines.replay.prefix_cache import CHARACTERS_PER_TOKEN, approximate_tokens
-from dynasor_serve.engines.replay.requests import parse_chat, parse_completion, parse_tokenize
+from dynasor_serve.engines.replay.pooling import FACES, RewardFace
+from dynasor_serve.engines.replay.requests import parse_chat, parse_completion, parse_detokenize, parse_tokenize
 from dynasor_serve.engines.replay.responses import error_body, models_body
+from dynasor_serve.engines.replay.rewarding import Rewarding
+from dynasor_serve.engines.replay.tokenization import UnknownToken, decode, encode, pieces
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class Handlers:
 
     Args:
         generation: Answers generation requests.
+        rewarding: Answers requests for rewards.
+        reward: The kind of reward model that is served instead of models that generate; None: none is.
         playback: Knows which models are served.
         engines: One per served model.
         max_model_len: As told in `/v1/models`.
@@ -40,12 +43,16 @@ class Handlers:
         self,
         *,
         generation: Generation,
+        rewarding: Rewarding,
+        reward: RewardFace | None,
         playback: Playback,
         engines: Mapping[str, Engine],
         max_model_len: int,
         version: str,
     ) -> None:
         self._generation = generation
+        self._rewarding = rewarding
+        self._reward = reward
         self._playback = playback
         self._engines = engines
         self._max_model_len = max_model_len
@@ -57,9 +64,9 @@ class Handlers:
     def routes(self) -> Sequence[web.RouteDef]:
         """Return the paths, those of vLLM."""
         return [
-            web.post("/v1/chat/completions", self.chat_completions),
-            web.post("/v1/completions", self.completions),
+            *(self._generation_routes() if self._reward is None else self._reward_routes(self._reward)),
             web.post("/tokenize", self.tokenize),
+            web.post("/detokenize", self.detokenize),
             web.get("/v1/models", self.models),
             web.get("/health", self.health),
             web.get("/ping", self.health),
@@ -67,6 +74,20 @@ class Handlers:
             web.get("/load", self.load),
             web.get("/metrics", self.metrics),
         ]
+
+    def _generation_routes(self) -> Sequence[web.RouteDef]:
+        return [
+            web.post("/v1/chat/completions", self.chat_completions),
+            web.post("/v1/completions", self.completions),
+        ]
+
+    def _reward_routes(self, kind: RewardFace) -> Sequence[web.RouteDef]:
+        handlers = {
+            RewardFace.CLASSIFY: self.classify,
+            RewardFace.SCORE: self.score,
+            RewardFace.POOLING: self.pooling,
+        }
+        return [web.post(f"/{face}", handlers[face]) for face in FACES[kind]]
 
     async def chat_completions(self, http: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
@@ -76,19 +97,39 @@ class Handlers:
         """`POST /v1/completions`."""
         return await self._generation.answer(http, parse_completion)
 
+    async def classify(self, http: web.Request) -> web.StreamResponse:
+        """`POST /classify`."""
+        return await self._rewarding.answer(http, RewardFace.CLASSIFY)
+
+    async def score(self, http: web.Request) -> web.StreamResponse:
+        """`POST /score`."""
+        return await self._rewarding.answer(http, RewardFace.SCORE)
+
+    async def pooling(self, http: web.Request) -> web.StreamResponse:
+        """`POST /pooling`."""
+        return await self._rewarding.answer(http, RewardFace.POOLING)
+
     async def tokenize(self, http: web.Request) -> web.StreamResponse:
-        """`POST /tokenize`: approximate, and the answer says so, since there is no tokenizer here."""
-        model, text = parse_tokenize(await http.read())
-        self._playback.served(model)
-        pieces = [text[at : at + CHARACTERS_PER_TOKEN] for at in range(0, len(text), CHARACTERS_PER_TOKEN)]
+        """`POST /tokenize`: by a stand-in for a tokenizer (`tokenization`)."""
+        request = parse_tokenize(await http.read())
+        self._playback.served(request.model)
+        tokens = encode(request.text)
         answer = {
-            "count": approximate_tokens(text),
+            "count": len(tokens),
             "max_model_len": self._max_model_len,
-            "tokens": [zlib.crc32(piece.encode()) & 0xFFFF for piece in pieces],
-            "token_strs": None,
-            "approximate": True,
+            "tokens": tokens,
+            "token_strs": pieces(request.text) if request.return_token_strs else None,
         }
         return web.json_response(answer)
+
+    async def detokenize(self, http: web.Request) -> web.StreamResponse:
+        """`POST /detokenize`."""
+        model, tokens = parse_detokenize(await http.read())
+        self._playback.served(model)
+        try:
+            return web.json_response({"prompt": decode(tokens)})
+        except UnknownToken as error:
+            raise BadRequest(f"{error}; give ids that /tokenize returned", param="tokens") from error
 
     async def models(self, _: web.Request) -> web.StreamResponse:
         """`GET /v1/models`."""

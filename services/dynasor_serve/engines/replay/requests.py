@@ -1,7 +1,7 @@
-"""What does a request ask for? Reads the bodies of `/v1/chat/completions`, `/v1/completions` and `/tokenize`.
+"""What does a request ask for? Reads the bodies of the generation endpoints and of `/tokenize` and `/detokenize`.
 
 As in vLLM, fields that are not known are let through, and so are sampling parameters: a recorded answer has its
-own. What a recording cannot give (log-probabilities, an echoed prompt) is refused rather than left out.
+own. What a recording cannot give (a prompt echoed, its log-probabilities) is refused rather than left out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from dynasor_serve.engines.replay.branches import BRANCH_ARGUMENT
+from dynasor_serve.engines.replay.chat_template import Prompt, Turn, parse, render
 from dynasor_serve.engines.replay.errors import BadRequest, InvalidBody
 
 _log = logging.getLogger(__name__)
+
+#: vLLM's default of `--max-logprobs`.
+_MAX_LOGPROBS: Final = 20
 
 _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -30,21 +34,11 @@ class Face(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt as the replay sees it.
-
-    Attributes:
-        text: All of it, as a model would read it: where markers and cached prefixes are looked for.
-        question: What may equal a recorded prompt: the prompt of a completion, the last user message of a chat.
-    """
-
-    text: str
-    question: str
-
-
-@dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request for completions, the same for both endpoints."""
+    """One request for completions, the same for both endpoints.
+
+    `logprobs` is how many log-probabilities each token comes with, its own included; None for none at all.
+    """
 
     face: Face
     model: str | None
@@ -57,6 +51,7 @@ class GenerationRequest:
     include_usage: bool
     continuous_usage: bool
     return_token_ids: bool
+    logprobs: int | None
     priority: int
     cache_salt: str
     request_id: str | None
@@ -73,12 +68,15 @@ class _ContentPart(msgspec.Struct):
     text: str = ""
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """One message of a chat."""
+
     role: str
     content: str | list[_ContentPart] | None = None
 
     @property
     def text(self) -> str:
+        """Its content as one text."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
@@ -105,11 +103,13 @@ class _Body(msgspec.Struct, kw_only=True):
 
 
 class _ChatBody(_Body, kw_only=True):
-    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     max_tokens: _AtLeastOne | None = None
     max_completion_tokens: _AtLeastOne | None = None
     logprobs: bool | None = False
+    top_logprobs: int | None = 0
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class _CompletionBody(_Body, kw_only=True):
@@ -121,7 +121,24 @@ class _CompletionBody(_Body, kw_only=True):
 class _TokenizeBody(msgspec.Struct):
     model: str | None = None
     prompt: str | None = None
-    messages: list[_Message] | None = None
+    messages: list[Message] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    return_token_strs: bool | None = False
+
+
+class _DetokenizeBody(msgspec.Struct):
+    tokens: list[int]
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    """A text to cut into tokens."""
+
+    model: str | None
+    text: str
+    return_token_strs: bool
 
 
 def parse_chat(body: bytes) -> GenerationRequest:
@@ -131,41 +148,76 @@ def parse_chat(body: bytes) -> GenerationRequest:
         InvalidBody: It is not JSON, or a field has the wrong type.
         BadRequest: It asks for what a replay cannot do.
     """
-    chat = _decode(body, _ChatBody)
-    if chat.logprobs:
-        raise _no_logprobs("logprobs")
+    chat = decode(body, _ChatBody)
+    if chat.top_logprobs and not chat.logprobs:
+        raise BadRequest("when using `top_logprobs`, `logprobs` must be set to true.", param="top_logprobs")
+    prompt = chat_prompt(
+        chat.messages,
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+    )
     limits = [limit for limit in (chat.max_completion_tokens, chat.max_tokens) if limit is not None]
-    return _request(Face.CHAT, chat, (_chat_prompt(chat.messages, chat.add_generation_prompt),), *limits[:1])
+    logprobs = _count_of_logprobs(chat.top_logprobs or 0, "top_logprobs") if chat.logprobs else None
+    return _request(Face.CHAT, chat, (prompt,), *limits[:1], logprobs=logprobs)
 
 
 def parse_completion(body: bytes) -> GenerationRequest:
     """Read the body of a completion; raises as `parse_chat`."""
-    completion = _decode(body, _CompletionBody)
-    if completion.logprobs is not None:
-        raise _no_logprobs("logprobs")
+    completion = decode(body, _CompletionBody)
     texts = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
-    prompts = tuple(Prompt(text, text) for text in texts if isinstance(text, str))
+    prompts = tuple(parse(text) for text in texts if isinstance(text, str))
     if not prompts or len(prompts) < len(texts):
         raise BadRequest(
             "the replay engine finds a trace by the prompt's text; give `prompt` as text, not as token ids",
             param="prompt",
         )
-    return _request(Face.COMPLETION, completion, prompts, completion.max_tokens)
+    logprobs = None if completion.logprobs is None else _count_of_logprobs(completion.logprobs, "logprobs")
+    return _request(Face.COMPLETION, completion, prompts, completion.max_tokens, logprobs=logprobs)
 
 
-def parse_tokenize(body: bytes) -> tuple[str | None, str]:
-    """Read the body of a tokenize request: the model, and the text to count; raises as `parse_chat`."""
-    request = _decode(body, _TokenizeBody)
-    if request.messages is not None:
-        return request.model, _chat_prompt(request.messages, add_generation_prompt=True).text
+def parse_tokenize(body: bytes) -> TokenizeRequest:
+    """Read the body of a tokenize request; raises as `parse_chat`."""
+    request = decode(body, _TokenizeBody)
+    if request.messages:
+        prompt = chat_prompt(
+            request.messages,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+        )
+        return TokenizeRequest(request.model, prompt.text, bool(request.return_token_strs))
     if request.prompt is None:
         raise BadRequest("give `prompt` or `messages`", param="prompt")
-    return request.model, request.prompt
+    return TokenizeRequest(request.model, request.prompt, bool(request.return_token_strs))
 
 
-def _request(face: Face, body: _Body, prompts: tuple[Prompt, ...], max_tokens: int | None = None) -> GenerationRequest:
+def parse_detokenize(body: bytes) -> tuple[str | None, list[int]]:
+    """Read the body of a detokenize request: the model, and the ids; raises `InvalidBody`."""
+    request = decode(body, _DetokenizeBody)
+    return request.model, request.tokens
+
+
+def chat_prompt(messages: list[Message], *, add_generation_prompt: bool, continue_final_message: bool) -> Prompt:
+    """Return a chat as one prompt.
+
+    Raises:
+        BadRequest: The assistant's turn cannot both be opened and be gone on with.
+    """
+    if continue_final_message and add_generation_prompt:
+        raise BadRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    return render(
+        [Turn(message.role, message.text) for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+
+
+def _request(
+    face: Face, body: _Body, prompts: tuple[Prompt, ...], max_tokens: int | None = None, *, logprobs: int | None
+) -> GenerationRequest:
     if body.prompt_logprobs is not None:
-        raise _no_logprobs("prompt_logprobs")
+        raise BadRequest(
+            "recorded traces hold no log-probabilities of prompts; leave `prompt_logprobs` out", param="prompt_logprobs"
+        )
     if body.echo:
         raise BadRequest("the replay engine does not echo prompts; leave `echo` out", param="echo")
     if body.stream_options is not None and not body.stream:
@@ -183,6 +235,7 @@ def _request(face: Face, body: _Body, prompts: tuple[Prompt, ...], max_tokens: i
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
         return_token_ids=bool(body.return_token_ids),
+        logprobs=logprobs,
         priority=body.priority,
         cache_salt=body.cache_salt or "",
         request_id=body.request_id,
@@ -190,31 +243,33 @@ def _request(face: Face, body: _Body, prompts: tuple[Prompt, ...], max_tokens: i
     )
 
 
-def _chat_prompt(messages: list[_Message], add_generation_prompt: bool) -> Prompt:
-    """Render a chat in the manner of ChatML; only that equal chats render equally matters here."""
-    turns = [f"<|im_start|>{message.role}\n{message.text}<|im_end|>\n" for message in messages]
-    if add_generation_prompt:
-        turns.append("<|im_start|>assistant\n")
-    question = next((message.text for message in reversed(messages) if message.role == "user"), "")
-    return Prompt("".join(turns), question)
-
-
-def _no_logprobs(param: str) -> BadRequest:
-    return BadRequest(f"recorded traces hold no log-probabilities; leave `{param}` out", param=param)
+def _count_of_logprobs(count: int, param: str) -> int:
+    if count < 0:
+        raise BadRequest(f"`{param}` must be a positive value; a replay has no vocabulary to list.", param=param)
+    if count > _MAX_LOGPROBS:
+        raise BadRequest(
+            f"Requested sample logprobs of {count}, which is greater than max allowed: {_MAX_LOGPROBS}", param=param
+        )
+    return count
 
 
 _BodyT = TypeVar("_BodyT", bound=msgspec.Struct)
 _FIELD_IN_MESSAGE: Final = re.compile(r"required field `(\w+)`$|at `\$\.(\w+)")
 
 
-def _decode(body: bytes, struct: type[_BodyT]) -> _BodyT:
+def decode(body: bytes, struct: type[_BodyT]) -> _BodyT:
+    """Read a body of one shape.
+
+    Raises:
+        InvalidBody: It is not JSON, or a field has the wrong type.
+    """
     try:
         request = msgspec.json.decode(body, type=struct)
     except msgspec.ValidationError as error:
         field = _FIELD_IN_MESSAGE.search(str(error))
         param = f"body.{field[1] or field[2]}" if field else "body"
         raise InvalidBody(f"1 validation error:\n  {error}", param=param) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidBody(f"1 validation error:\n  the body is not JSON: {error}", param="body") from error
     if _log.isEnabledFor(logging.DEBUG):
         ignored = msgspec.json.decode(body, type=dict).keys() - set(struct.__struct_encode_fields__)

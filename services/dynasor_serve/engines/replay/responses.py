@@ -14,6 +14,7 @@ import msgspec
 
 from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.errors import RequestRefused
+from dynasor_serve.engines.replay.logprob_fields import chat_logprobs, completion_logprobs
 from dynasor_serve.engines.replay.requests import Face
 
 _json = msgspec.json.encode
@@ -43,6 +44,7 @@ class Head:
     created: int  # unix seconds
     continuous_usage: bool
     return_token_ids: bool
+    logprobs: int | None = None  # entries per token, as requested
 
 
 class ResponseWriter(Protocol):
@@ -74,6 +76,7 @@ class _Writer:
     id_prefix: ClassVar[str]
     chunk_object: ClassVar[str]
     running_details: ClassVar[bytes] = b""  # what this endpoint adds to the usage of each event
+    face: ClassVar[Face]
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -110,6 +113,13 @@ class _Writer:
             self.running_details,
         )
 
+    def _logprobs(self, emission: Emission, first: int, last: int) -> bytes:
+        """Return the log-probabilities of the tokens after `first` up to `last`, as they were asked for."""
+        if self._head.logprobs is None:
+            return b"null"
+        write = chat_logprobs if self.face is Face.CHAT else completion_logprobs
+        return write(emission, first, last, self._head.logprobs)
+
     def _token_ids(self, first: int, last: int) -> list[int] | None:
         """Return stand-ins for token ids, numbered through; the recordings hold none."""
         return list(range(first, last)) if self._head.return_token_ids else None
@@ -143,6 +153,7 @@ class ChatWriter(_Writer):
     id_prefix = "chatcmpl"
     chunk_object = "chat.completion.chunk"
     running_details = b',"completion_tokens_details":null'
+    face = Face.CHAT
 
     def opening(self, index: int, prompt_tokens: int) -> bytes:
         return (
@@ -158,10 +169,11 @@ class ChatWriter(_Writer):
     def event(
         self, index: int, emission: Emission, first: int, last: int, prompt_tokens: int, *, is_last: bool
     ) -> bytes:
-        return b'%b{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":%b}]%b}\n\n' % (
+        return b'%b{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":%b%b,"token_ids":%b}]%b}\n\n' % (
             self._chunk_head,
             index,
             _json(emission.piece(first, last)),
+            self._logprobs(emission, first, last),
             _ending(emission, is_last=is_last),
             b',"stop_reason":%b' % _json(emission.stop_reason) if is_last else b"",
             _json(self._token_ids(first, last)),
@@ -174,7 +186,7 @@ class ChatWriter(_Writer):
             {
                 "index": index,
                 "message": {"role": "assistant", "content": emission.text, **empty},
-                "logprobs": None,
+                "logprobs": msgspec.Raw(self._logprobs(emission, 0, emission.tokens)),
                 "finish_reason": emission.finish_reason,
                 "stop_reason": emission.stop_reason,
                 "token_ids": self._token_ids(0, emission.tokens),
@@ -210,6 +222,7 @@ class CompletionWriter(_Writer):
 
     id_prefix = "cmpl"
     chunk_object = "text_completion"
+    face = Face.COMPLETION
 
     def opening(self, index: int, prompt_tokens: int) -> bytes:
         return b""
@@ -219,12 +232,13 @@ class CompletionWriter(_Writer):
     ) -> bytes:
         prompt_token_ids = self._token_ids(0, prompt_tokens) if first == 0 else None
         return (
-            b'%b{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b,'
+            b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b,"stop_reason":%b,'
             b'"prompt_token_ids":%b,"token_ids":%b}]%b}\n\n'
         ) % (
             self._chunk_head,
             index,
             _json(emission.piece(first, last)),
+            self._logprobs(emission, first, last),
             _ending(emission, is_last=is_last),
             _json(emission.stop_reason) if is_last else b"null",
             _json(prompt_token_ids),
@@ -237,7 +251,7 @@ class CompletionWriter(_Writer):
             {
                 "index": index,
                 "text": emission.text,
-                "logprobs": None,
+                "logprobs": msgspec.Raw(self._logprobs(emission, 0, emission.tokens)),
                 "finish_reason": emission.finish_reason,
                 "stop_reason": emission.stop_reason,
                 "token_ids": self._token_ids(0, emission.tokens),
@@ -273,7 +287,7 @@ def error_body(refusal: RequestRefused) -> bytes:
 _PERMISSION: Final[Mapping[str, object]] = {
     "allow_create_engine": False,
     "allow_sampling": True,
-    "allow_logprobs": False,
+    "allow_logprobs": True,
     "allow_search_indices": False,
     "allow_view": True,
     "allow_fine_tuning": False,

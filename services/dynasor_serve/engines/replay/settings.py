@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal, get_origin
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from dynasor_serve.engines.replay.faults import FaultPlan, FaultRate
+from dynasor_serve.engines.replay.faults import Fault, FaultPlan, FaultRate
+from dynasor_serve.engines.replay.pooling import RewardFace
 
 ENV_PREFIX: Final = "DYNASOR_REPLAY_"
 
@@ -32,7 +33,14 @@ class ReplaySettings(BaseSettings):
         description="trace files (.jsonl, .jsonl.gz) or directories of them; of equal records the first wins",
     )
     served_model_name: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="models to serve; default: every model that the traces were recorded from"
+        default=(),
+        description="models to serve; default: every model that the traces were recorded from. With --reward the names "
+        "of reward models, each with every recorded reward",
+    )
+    reward: RewardFace | None = Field(
+        default=None,
+        description="be a reward model of this kind instead: classify (also /pooling), score (also /classify and "
+        "/pooling) or pooling, which scores each step",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 picks a free one and prints it")
@@ -78,12 +86,13 @@ class ReplaySettings(BaseSettings):
     characters_per_token: float = Field(
         default=4.0,
         ge=0,
-        description="length of synthesised text per recorded token; 0: only the final answer",
+        description="length of synthesised text per recorded token; 0: only the final answer of a sample, and 1 for "
+        "chains, which need a character per position",
     )
 
     fault: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="KIND:RATE, a share of requests that fails: garbage, hang, error-500 or cut-stream",
+        description=f"KIND:RATE, a share of requests that fails: {', '.join(Fault)}",
     )
     shutdown_timeout: float = Field(
         default=30.0,

@@ -1,93 +1,48 @@
-"""Recorded traces: what does a file of the trace format hold?
+"""Recorded traces: what is in a file of the trace format?
 
-One JSON object per line, plain or gzip. The kind of a record shows in the key that only it has: `samples`
-(one question, many answers), `probes` (one long chain), `steps` (one search). This module reads the first;
-another kind is a struct and a row in `RECORD_KINDS`.
-
-`trace_index.TraceIndex` is built from what `read_records` yields; measuring tools may read the records too.
+One JSON object per line, plain or gzip, records of all kinds (`records`) in any order. `trace_index.TraceIndex` is
+built from what `read_records` yields; measuring tools may read the records too.
 """
 
 from __future__ import annotations
 
 import gzip
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
-_log = logging.getLogger(__name__)
-
-#: The answer "mathematically equal to the record's `gold`".
-GOLD: Final = "=gold"
+from dynasor_serve.engines.replay.records import ProbesRecord, Record, SamplesRecord, StepsRecord
 
 _SUFFIXES: Final = (".jsonl", ".jsonl.gz")
-
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class TraceFormatError(ValueError):
     """A trace file is not what the format says; the message names file, line and what would be right."""
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded completion of a question.
-
-    Attributes:
-        answer: Canonical final answer, `GOLD` for one equal to the record's gold, None if none was found.
-        correct: Whether the answer equals the gold one.
-        tokens: Completion tokens, reasoning included.
-        reasoning_tokens: Those of them that were reasoning, where the recorder told.
-        in_tokens: Prompt tokens, where recorded.
-        reward: Reward model's score in [0, 1], where recorded.
-        time_s: Wall time of the recorded call in seconds, where recorded.
-        finished: False when the recorded call ran into its token limit.
-        text: The completion itself, where recorded.
-    """
-
-    answer: str | None
-    correct: bool
-    tokens: _Count
-    reasoning_tokens: _Count | None = None
-    in_tokens: _Count | None = None
-    reward: float | None = None
-    time_s: float | None = None
-    finished: bool = True
-    text: str | None = None
-
-
-class SamplesRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Every recorded completion of one question by one model run, in recorded order.
-
-    `run_id`, `effort` and `method` tell runs of the same question by the same model apart. `verifiable`
-    marks questions whose answers are checked rather than voted on. `prompt` is the exact prompt and `question` the
-    bare question in it, where recorded.
-    """
-
-    dataset: str
-    model: str
-    question_id: str
-    gold: str | None
-    tokens_kind: str
-    samples: Annotated[tuple[Sample, ...], msgspec.Meta(min_length=1)]
-    run_id: str | None = None
-    effort: str | int | None = None
-    method: str | None = None
-    verifiable: bool = False
-    prompt: str | None = None
-    question: str | None = None
-
-    def answer_text(self, sample: Sample) -> str | None:
-        """Return the sample's answer as the model would write it: `GOLD` becomes the gold answer."""
-        return self.gold if sample.answer == GOLD else sample.answer
-
-
-#: Key that marks a record's kind -> the struct that holds it; None: known, and not replayed by this version.
-RECORD_KINDS: Final[Mapping[str, type[SamplesRecord] | None]] = {
+#: Key that marks a record's kind -> the struct that holds it.
+RECORD_KINDS: Final[Mapping[str, type[Record]]] = {
     "samples": SamplesRecord,
-    "probes": None,
-    "steps": None,
+    "probes": ProbesRecord,
+    "steps": StepsRecord,
+}
+
+#: Key that marks a record's kind -> what such a record looks like.
+_SHAPES: Final[Mapping[str, str]] = {
+    "samples": (
+        "a samples record is {dataset, model, question_id, gold, tokens_kind, "
+        "samples: [{answer, correct, tokens, ...}, ...]}"
+    ),
+    "probes": (
+        "a probes record is {dataset, model, question_id, gold, seed, tokens, finished, final_answer, answers: [...], "
+        "probe_fields: [token_position, answer_index, certain|confidence, probe_out_tokens], probes: [[...], ...]}"
+    ),
+    "steps": (
+        "a steps record is {dataset, model, question_id, "
+        "steps: [{candidates: [{thought, parent, value, selected, tokens}, ...]}, ...], final: [...]}"
+    ),
 }
 
 
@@ -111,24 +66,15 @@ def trace_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def read_records(paths: Iterable[Path]) -> Iterator[SamplesRecord]:
-    """Yield every samples record of the named files and directories, in file and line order.
-
-    Records of kinds that this version does not replay are skipped, and their number is logged.
+def read_records(paths: Iterable[Path]) -> Iterator[Record]:
+    """Yield every record of the named files and directories, in file and line order.
 
     Raises:
         TraceFormatError: A file cannot be read, or a line is not a record.
     """
     for file in trace_files(paths):
-        skipped = 0
         for number, line in _numbered_lines(file):
-            record = _decode_record(line, where=f"{file}:{number}")
-            if record is None:
-                skipped += 1
-            else:
-                yield record
-        if skipped:
-            _log.info("%s: skipped %d records that are not samples records", file, skipped)
+            yield _decode_record(line, where=f"{file}:{number}")
 
 
 def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -142,11 +88,10 @@ def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
         raise TraceFormatError(f"{file}: cannot be read ({error}); expected JSON lines, gzip if named .gz") from error
 
 
-def _decode_record(line: bytes, *, where: str) -> SamplesRecord | None:
-    """Decode one line; None for a known kind that is not replayed."""
+def _decode_record(line: bytes, *, where: str) -> Record:
     try:
         fields = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TraceFormatError(f"{where}: not JSON ({error}); expected one JSON object per line") from error
     if not isinstance(fields, dict):
         raise TraceFormatError(f"{where}: a {type(fields).__name__}; expected one JSON object per line")
@@ -154,18 +99,9 @@ def _decode_record(line: bytes, *, where: str) -> SamplesRecord | None:
     if kind is None:
         kinds = ", ".join(f'"{key}"' for key in RECORD_KINDS)
         raise TraceFormatError(f"{where}: cannot tell the record's kind; a record holds one of {kinds}")
-    struct = RECORD_KINDS[kind]
-    if struct is None:
-        return None
     if isinstance(fields.get("question_id"), int):  # some recorders number their questions
         fields["question_id"] = str(fields["question_id"])
     try:
-        record = msgspec.convert(fields, struct)
+        return msgspec.convert(fields, RECORD_KINDS[kind])
     except msgspec.ValidationError as error:
-        raise TraceFormatError(
-            f"{where}: {error}; a samples record is {{dataset, model, question_id, gold, tokens_kind, "
-            f"samples: [{{answer, correct, tokens, ...}}, ...]}}"
-        ) from error
-    if record.gold is None and any(sample.answer == GOLD for sample in record.samples):
-        raise TraceFormatError(f'{where}: an answer is "{GOLD}" while gold is null; give gold, or the answer itself')
-    return record
+        raise TraceFormatError(f"{where}: {error}; {_SHAPES[kind]}") from error
