@@ -69,6 +69,7 @@ class ChainWatcher:
         self._probe: EngineCall | None = None
         self._task: asyncio.Task[None] | None = None
         self._next: _Due | None = None
+        self._is_closed = False
 
     @property
     def fresh_text(self) -> str:
@@ -89,14 +90,14 @@ class ChainWatcher:
         is_due = self._clock.due(text, position)
         if is_due or self._call.tokens - self.booked_tokens >= self._watch.checkpoint_tokens:
             self._checkpoint(position)
-        if is_due and self._watch.probe is not None:
+        if is_due and self._watch.probe is not None and not self._is_closed:  # the checkpoint may have ended it
             self._next = _Due(self._clock.cut("".join(self._parts)), position)
             if self._task is None:
                 self._task = asyncio.create_task(self._ask(self._watch.probe))
 
     def close(self) -> CallCancelled | None:
         """Ends the running probe now. Returns what it had cost."""
-        self._next = None
+        self._next, self._is_closed = None, True
         if self._task is not None:
             self._task.cancel()
             self._task = None
