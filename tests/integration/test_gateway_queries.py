@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.gateway.batches import Batches
 from dynasor_serve.gateway.follower import LogFollower
 from dynasor_serve.gateway.live_text import TrackerChannels
 from dynasor_serve.gateway.pool_directory import PoolDirectory
@@ -137,8 +138,9 @@ class Context:
 
 
 async def test_a_caller_out_of_time_gets_no_time_of_ours(gateway: Gateway) -> None:
+    batches = Batches(gateway.queries, most_in_flight=1, most_bytes_in_flight=1, patience_seconds=0.0)
     servicer = ReasoningServicer(
-        gateway.queries, TrackerChannels(), default_rule="even", default_deadline_seconds=600.0
+        gateway.queries, batches, TrackerChannels(), default_rule="even", default_deadline_seconds=600.0
     )
     request = pb.RunRequest(query=pb.Query(prompt="What is it?"))
 

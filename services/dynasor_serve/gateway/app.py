@@ -8,6 +8,7 @@ import logging
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2, reasoning_pb2_grpc
 from dynasor_serve.certaindex.rules.registry import parse_rule
 from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.gateway.batches import Batches
 from dynasor_serve.gateway.follower import LogFollower
 from dynasor_serve.gateway.live_text import TrackerChannels
 from dynasor_serve.gateway.pool_directory import PoolDirectory
@@ -43,8 +44,16 @@ class GatewayApp:
             queued_programs_per_shard=settings.queued_programs_per_shard,
             idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
         )
+        queries = Queries(log, self._follower, self._pools, self._metrics, limits)
+        batches = Batches(
+            queries,
+            most_in_flight=settings.batch_in_flight,
+            most_bytes_in_flight=settings.batch_bytes_in_flight,
+            patience_seconds=settings.batch_patience_seconds,
+        )
         servicer = ReasoningServicer(
-            Queries(log, self._follower, self._pools, self._metrics, limits),
+            queries,
+            batches,
             self._trackers,
             default_rule=settings.default_rule,
             default_deadline_seconds=settings.default_deadline_seconds,

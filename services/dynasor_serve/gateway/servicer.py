@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable
 
@@ -9,6 +10,7 @@ import grpc
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2_grpc
+from dynasor_serve.gateway.batches import Batches, Entry
 from dynasor_serve.gateway.conversion import (
     PHASE_MESSAGES,
     event_message,
@@ -20,6 +22,7 @@ from dynasor_serve.gateway.live_text import TrackerChannels, with_live_text
 from dynasor_serve.gateway.queries import Queries
 from dynasor_serve.programs.query import InvalidQuery, Query, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
+from dynasor_serve.state.program_log import Snapshot
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 50, 200
 _PAGE_TOKEN = re.compile("[0-9]{0,9}")  # where the page begins
@@ -29,9 +32,16 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
     """ReasoningService."""
 
     def __init__(
-        self, queries: Queries, trackers: TrackerChannels, *, default_rule: str, default_deadline_seconds: float
+        self,
+        queries: Queries,
+        batches: Batches,
+        trackers: TrackerChannels,
+        *,
+        default_rule: str,
+        default_deadline_seconds: float,
     ) -> None:
         self._queries = queries
+        self._batches = batches
         self._trackers = trackers
         self._default_rule = default_rule
         self._default_deadline_seconds = default_deadline_seconds
@@ -100,8 +110,37 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         phase = await self._queries.cancel(QueryId(request.query_id), request.reason)
         return pb.CancelResponse(phase=PHASE_MESSAGES[phase])
 
+    async def RunBatch(
+        self,
+        request_iterator: AsyncIterator[pb.RunBatchRequest],
+        context: grpc.aio.ServicerContext[AsyncIterator[pb.RunBatchRequest], AsyncIterator[pb.RunBatchResponse]],
+    ) -> AsyncIterator[pb.RunBatchResponse]:
+        entries = (self._entry(request) async for request in request_iterator)
+        async with contextlib.aclosing(self._batches.run(entries)) as answers:  # type: ignore[type-var]
+            async for ended in answers:
+                response = pb.RunBatchResponse(key=ended.entry.key)
+                if isinstance(ended.result, Snapshot):
+                    response.state.CopyFrom(state_message(ended.result))
+                else:
+                    error = ended.result
+                    response.refused.reason = error.reason.value
+                    response.refused.message = str(error)
+                    response.refused.retryable = error.is_retryable
+                yield response
+
+    def _entry(self, request: pb.RunBatchRequest) -> Entry:
+        query: Query | ServiceError
+        try:
+            query = self._query(request, request.query, None)
+        except ServiceError as error:
+            query = error
+        return Entry(request.key, query, request.ByteSize())
+
     def _query(
-        self, request: pb.RunRequest | pb.SubmitRequest, query: pb.Query, seconds_remaining: float | None
+        self,
+        request: pb.RunRequest | pb.SubmitRequest | pb.RunBatchRequest,
+        query: pb.Query,
+        seconds_remaining: float | None,
     ) -> Query:
         """The query of a request; a caller's own gRPC deadline bounds a query that sets none."""
         refuse_unknown_fields(request)

@@ -26,6 +26,16 @@ class GatewaySettings(StatefulSettings):
         default=10_000, ge=1, description="Most queries of a tenant that are not final."
     )
     queued_programs_per_shard: int = Field(default=50_000, ge=1, description="Most unclaimed programs of one shard.")
+    batch_in_flight: int = Field(default=256, ge=1, description="Most unanswered queries of one RunBatch stream.")
+    batch_bytes_in_flight: int = Field(
+        default=32 * 1024 * 1024, ge=1, description="Most bytes of their messages; one query always fits."
+    )
+    batch_patience_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long a batch's query is offered again while it is refused for a passing reason (a full queue, "
+        "no ready worker): nobody waits for it, so it waits.",
+    )
     idempotency_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long an idempotency key is known.")
     final_ttl_seconds: int = Field(
         default=24 * 3600, ge=1, description="How long a query cancelled unclaimed stays readable."
