@@ -69,7 +69,7 @@ async def test_a_value_that_is_no_probability_fails_the_call() -> None:
 
 async def test_a_worker_without_the_endpoint_is_named() -> None:
     async with fake_engine() as engine, judged(engine) as call:
-        with pytest.raises(EngineError, match="answers 404") as raised:
+        with pytest.raises(EngineError, match="answers 404: Not Found; it lacks the model or /classify") as raised:
             await call.completion(lambda _: None)
 
     assert raised.value.reason is EngineReason.MODEL_NOT_SERVED

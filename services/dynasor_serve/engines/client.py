@@ -136,8 +136,15 @@ class EngineCall:
 
     async def _judged(self, asked: Asked) -> Completion:
         """The judgement of a reward model, which comes in one piece."""
-        body = await self._client.transport.fetch(self._url, asked.path, asked.body, self._request.request_id)
-        reward, self.prompt_tokens = reward_models.read_reward(body, self._request.endpoint.kind, self._url)
+        kind = self._request.endpoint.kind
+        try:
+            body = await self._client.transport.fetch(self._url, asked.path, asked.body, self._request.request_id)
+        except EngineError as error:
+            if error.reason is EngineReason.MODEL_NOT_SERVED:
+                message = f"{error}; it lacks the model or {asked.path}, so check that it is of kind {kind}"
+                raise EngineError(error.reason, message) from error
+            raise
+        reward, self.prompt_tokens = reward_models.read_reward(body, kind, self._url)
         return Completion(text="", finish_reason="stop", reward=reward)
 
     async def _read(self, response: aiohttp.ClientResponse, on_progress: Callable[[str], None]) -> Completion:

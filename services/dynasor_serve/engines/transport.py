@@ -136,6 +136,8 @@ def refusal(status: int, error: wire.ErrorBody, url: str) -> EngineError:
         message = f"the engine at {url} bounds no thinking: {message}"
         remedy = "start it with --reasoning-parser, or leave sampling.thinking_token_budget unset"
         return EngineError(EngineReason.PARAMETER_UNSUPPORTED, f"{message.rstrip('.')}; {remedy}")
+    if status == 501:
+        return EngineError(EngineReason.CALL_UNSUPPORTED, f"the engine at {url} answers 501: {message}")
     if status in (429, 503):
         return EngineError(EngineReason.ENGINE_OVERLOADED, f"the engine at {url} answers {status}: {message}")
     if 400 <= status < 500 and status != 408:

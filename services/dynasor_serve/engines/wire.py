@@ -95,6 +95,7 @@ class _Logprobs(msgspec.Struct):
 class _ErrorEnvelope(msgspec.Struct):
     error: ErrorBody | str | None = None
     message: str = ""  # older vLLM puts the error at the root
+    detail: object = None  # FastAPI's own, of a path that is not there; a list where a body was no such request
 
 
 _chunk_decoder = msgspec.json.Decoder(Chunk)
@@ -168,7 +169,8 @@ def decode_error(body: bytes) -> ErrorBody:
         return ErrorBody(body[:200].decode(errors="replace").strip() or "no message")
     if isinstance(envelope.error, ErrorBody):
         return envelope.error
-    return ErrorBody(envelope.error or envelope.message or "no message")
+    detail = envelope.detail if isinstance(envelope.detail, str) else ""
+    return ErrorBody(envelope.error or envelope.message or detail or "no message")
 
 
 def _garbage(data: bytes) -> EngineError:
