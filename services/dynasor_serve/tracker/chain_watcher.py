@@ -89,11 +89,20 @@ class ChainWatcher:
             self._fresh.append(text)
         is_due = self._clock.due(text, position)
         if is_due or self._call.tokens - self.booked_tokens >= self._watch.checkpoint_tokens:
-            self._checkpoint(position)
+            self.checkpoint()
         if is_due and self._watch.probe is not None and not self._is_closed:  # the checkpoint may have ended it
             self._next = _Due(self._clock.cut("".join(self._parts)), position)
             if self._task is None:
                 self._task = asyncio.create_task(self._ask(self._watch.probe))
+
+    def checkpoint(self) -> None:
+        """Makes the text durable as far as it is known."""
+        tokens = self._call.tokens
+        if tokens == self.booked_tokens:
+            return
+        text, self._fresh, self.booked_tokens = self.fresh_text, [], tokens
+        granted, position = self._granted, self._watch.position + tokens
+        self._post(Checkpointed(granted.branch, granted.attempt, position, text, self._call.lowest_confidence))
 
     def close(self) -> CallCancelled | None:
         """Ends the running probe now. Returns what it had cost."""
@@ -102,14 +111,6 @@ class ChainWatcher:
             self._task.cancel()
             self._task = None
         return self._closed_probe()
-
-    def _checkpoint(self, position: int) -> None:
-        tokens = self._call.tokens
-        if tokens == self.booked_tokens:
-            return
-        text, self._fresh, self.booked_tokens = self.fresh_text, [], tokens
-        granted = self._granted
-        self._post(Checkpointed(granted.branch, granted.attempt, position, text, self._call.lowest_confidence))
 
     async def _ask(self, prompt: ProbePrompt) -> None:
         """Asks what is due, until nothing is."""

@@ -238,6 +238,7 @@ class ProgramDriver:
         if budget:
             generated = self.program.ledger.spent + self.gang.running_tokens
             if generated >= budget:
+                self.gang.checkpoint()  # the answer is written behind all that was thought
                 self.post(BudgetReached(generated))
 
     # --- the end ---

@@ -139,6 +139,12 @@ class Gang:
         self._tell(call, plan.continuation + plan.suffix)
         call.task = asyncio.create_task(self._run(call))
 
+    def checkpoint(self) -> None:
+        """Makes the text of all running chains durable, as far as it is known."""
+        for call in list(self.calls.values()):
+            if call.watcher is not None:
+                call.watcher.checkpoint()
+
     def cancel(self, branch: Branch) -> None:
         """Closes one call that is no longer wanted, while the program goes on."""
         call = self.calls.pop(branch)
