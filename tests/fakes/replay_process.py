@@ -18,6 +18,8 @@ from pathlib import Path
 import aiohttp
 
 SYNTHETIC_VOTES = Path(__file__).parent / "traces" / "synthetic-votes.jsonl"
+SYNTHETIC_CHAINS = SYNTHETIC_VOTES.with_name("synthetic-chains.jsonl")
+SYNTHETIC_TREES = SYNTHETIC_VOTES.with_name("synthetic-trees.jsonl")
 MODEL = "replay-model"
 
 

@@ -12,8 +12,8 @@ from collections.abc import Hashable
 from typing import Final
 
 # A call id: program/branch/attempt, such as 03-01HV/7/1.2 (attempts may carry an epoch), and more behind it where a
-# call belongs to another: a probe's 03-01HV/7/1.2/p3.
-_CALL_ID: Final = re.compile(r".+/(\d+)/[\d.]+(?:[^\w./][^/]*)?(?:/[^\d/][^/]*)*")
+# call belongs to another: a probe's 03-01HV/7/1.2.p3, or 03-01HV/7/1.2/p3.
+_CALL_ID: Final = re.compile(r".+/(\d+)/\d+(?:\.\w+)*(?:/[^\d/][^/]*)*")
 
 #: Request field and key that carry the branch where the request id does not: `vllm_xargs: {"dynasor.branch": 7}`.
 BRANCH_ARGUMENT: Final = "dynasor.branch"

@@ -14,7 +14,7 @@ from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.placing import LEAST_CHARACTERS, Place, RecordedText, find_place, find_start
 from dynasor_serve.engines.replay.play import NO_PATH, UNKNOWN_REWARD, Answer, PathRewards, Reply, judgement
 from dynasor_serve.engines.replay.probe_reply import NOTHING, final_probe, probe_reply, stated_reply
-from dynasor_serve.engines.replay.records import Probe, ProbesRecord
+from dynasor_serve.engines.replay.records import ProbesRecord
 from dynasor_serve.engines.replay.suffixes import Ask
 from dynasor_serve.engines.replay.synthetic_text import find_sign
 
@@ -70,7 +70,8 @@ class ChainPlay:
         if question.stated is not None:
             return stated_reply(question.stated)
         chain, text = self._chains[place.number], self._texts.of(self._chains[place.number], place.number)
-        probe = _last_probe(chain, text.position(place.characters))
+        asked = bisect_right(text.asked_from, text.position(place.characters))
+        probe = chain.trials()[asked - 1] if asked else NOTHING
         # Whoever probes wants what was recorded of a probe; whoever closes the thinking at its end, what it came to.
         final = chain.as_written(chain.final_answer)
         if final and question.ask is Ask.CONCLUDE and place.characters == len(text.text):
@@ -95,13 +96,6 @@ class ChainPlay:
     def _emission(self, number: int) -> Emission:
         chain = self._chains[number]
         return self._texts.of(chain, number).emission(chain, f"{self._name} {number}")
-
-
-def _last_probe(chain: ProbesRecord, position: int) -> Probe:
-    """Return the last recorded probe up to a position."""
-    trials = chain.trials()
-    at = bisect_right(trials, position, key=lambda probe: probe.position)
-    return trials[at - 1] if at else NOTHING
 
 
 def _reward(chain: ProbesRecord) -> float:

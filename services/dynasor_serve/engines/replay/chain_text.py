@@ -7,10 +7,13 @@ spread evenly over the tokens, so every prefix has a position.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from dynasor_serve.certaindex.probe_schedule import REFLECTION_MARKS
 from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.records import ProbesRecord
 from dynasor_serve.engines.replay.synthetic_text import last_sentence, sign, stretch
@@ -18,16 +21,23 @@ from dynasor_serve.engines.replay.token_odds import MadeUp
 from dynasor_serve.engines.replay.token_offsets import TokenOffsets
 
 _MARK: Final = "Wait, "  # one token
+_MARKS: Final = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, REFLECTION_MARKS))})(?=\W)")
+_SEEN_WITHIN_CHARACTERS: Final = 32  # of a mark's beginning: an engine sends a few tokens at a time
 _THINK: Final = "<think>\n"
 _THOUGHT: Final = "\n</think>\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class ChainText:
-    """A chain's text, and where its tokens end."""
+    """A chain's text, where its tokens end, and from which token on each of its probes was asked.
+
+    A probe at a mark is asked about the text before the mark, which is complete a token or more before the mark is seen
+    to be one. A recording tells where the chain was then; a recorded text tells where the mark begins.
+    """
 
     text: str
     offsets: TokenOffsets
+    asked_from: tuple[int, ...] = ()
 
     def position(self, characters: int) -> int:
         """Return how many tokens lie within the first `characters` characters."""
@@ -80,13 +90,14 @@ def chain_text(record: ProbesRecord, number: int, *, characters_per_token: float
     """
     if record.text is not None:
         end = (record.tokens, len(record.text))
-        return ChainText(record.text, TokenOffsets.through((*(record.text_positions or ()), end)))
+        offsets = TokenOffsets.through((*(record.text_positions or ()), end))
+        return ChainText(record.text, offsets, tuple(_asked_from(record, record.text, offsets)))
     return _synthesised(record, number, characters_per_token)
 
 
 def _synthesised(record: ProbesRecord, number: int, characters_per_token: float) -> ChainText:
     if not record.tokens:
-        return ChainText("", TokenOffsets.even(0, 0))
+        return ChainText("", TokenOffsets.even(0, 0), tuple(probe.position for probe in record.trials()))
     marks = [probe.position for probe in record.trials() if 0 < probe.position < record.tokens]
     text = (_THINK if record.think_tags else "") + sign(number)
     points: list[tuple[int, int]] = []
@@ -97,9 +108,9 @@ def _synthesised(record: ProbesRecord, number: int, characters_per_token: float)
         nonlocal text, position
         length = int(token * characters_per_token) - int(position * characters_per_token)
         spoken, lead = (len(text), " ") if position == 0 else (0, "")
-        room = max(token - position, length) - spoken - len(lead) - len(ending) - 1
-        if room >= 0:
-            text += f"{lead}{stretch(number, int(position * characters_per_token), room)} "
+        room = max(token - position, length) - spoken - len(ending)
+        if room > 0:
+            text += (lead + stretch(number, int(position * characters_per_token), room))[: room - 1] + " "
         text += ending
         position = token
         points.append((token, len(text)))
@@ -110,7 +121,17 @@ def _synthesised(record: ProbesRecord, number: int, characters_per_token: float)
         position += 1
         points.append((position, len(text)))
     think_until(record.tokens, _ending(record))
-    return ChainText(text, TokenOffsets.through(points))
+    positions = tuple(probe.position for probe in record.trials())
+    return ChainText(text, TokenOffsets.through(points), positions)
+
+
+def _asked_from(record: ProbesRecord, text: str, offsets: TokenOffsets) -> Iterator[int]:
+    latest = 0
+    for probe in record.trials():
+        end = offsets.characters_of(probe.position)
+        marks = [mark.start() for mark in _MARKS.finditer(text, max(0, end - _SEEN_WITHIN_CHARACTERS), end)]
+        latest = max(latest, offsets.whole_tokens(marks[-1]) if marks else probe.position)
+        yield latest
 
 
 def _ending(record: ProbesRecord) -> str:

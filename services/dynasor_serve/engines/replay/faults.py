@@ -30,8 +30,8 @@ class Fault(StrEnum):
     `max_tokens` says.
 
     Of a judgement by the model itself and of a reward model's: `NAN_REWARD`: not a number, as engines write it that do
-    not check their JSON. `WILD_REWARD`: a number outside [0, 1], or log-probabilities above 0. `HANG_REWARD`: as
-    `HANG`.
+    not check their JSON. `WILD_REWARD`: a number outside [0, 1], of raw values infinity, and log-probabilities
+    above 0 of the model itself. `HANG_REWARD`: as `HANG`.
 
     Of a call that goes on: `ENDLESS_CHAIN`: half-way the text goes round in a circle, up to `max_tokens`.
     """

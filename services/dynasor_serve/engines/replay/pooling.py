@@ -8,6 +8,7 @@ scores each step of a text (`pooling`, a process reward model) has `/pooling` al
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +37,9 @@ FACES: Final[Mapping[RewardFace, Sequence[RewardFace]]] = {
 }
 
 
+_FAR_OUT: Final = 40.0  # its sigmoid is 1 in every number format
+
+
 @dataclass(frozen=True, slots=True)
 class PoolingRequest:
     """A request for rewards of some paths, each a question with the path as the assistant's turn."""
@@ -44,12 +48,14 @@ class PoolingRequest:
     prompts: tuple[Prompt, ...]
     priority: int
     request_id: str | None
+    is_raw: bool  # asked for values before the activation
 
 
 class _Body(msgspec.Struct, kw_only=True):
     model: str | None = None
     priority: int = 0
     request_id: str | None = None
+    use_activation: bool | None = None
 
 
 class _InputBody(_Body, kw_only=True):
@@ -82,9 +88,16 @@ def parse_pooling(face: RewardFace, body: bytes) -> PoolingRequest:
     """
     if face is RewardFace.SCORE:
         pairs = decode(body, _PairsBody)
-        return PoolingRequest(pairs.model, _pairs(*pairs.pair), pairs.priority, pairs.request_id)
+        return _request(pairs, _pairs(*pairs.pair))
     single = decode(body, _InputBody)
-    return PoolingRequest(single.model, _inputs(single), single.priority, single.request_id)
+    return _request(single, _inputs(single))
+
+
+def raw(reward: float) -> float:
+    """Return a reward as it was before the activation, the sigmoid; that of 0 or 1 is far out, and finite."""
+    if not 0 < reward < 1:
+        return reward if math.isnan(reward) else math.copysign(_FAR_OUT, reward - 0.5)
+    return math.log(reward / (1 - reward))
 
 
 def pooling_body(
@@ -136,6 +149,10 @@ def _item(face: RewardFace, index: int, steps: Sequence[float], *, by_step: bool
         case RewardFace.POOLING:
             data = [[reward] for reward in steps] if by_step else [steps[-1]]
             return {"index": index, "object": "pooling", "data": data}
+
+
+def _request(body: _Body, prompts: tuple[Prompt, ...]) -> PoolingRequest:
+    return PoolingRequest(body.model, prompts, body.priority, body.request_id, is_raw=body.use_activation is False)
 
 
 def _inputs(body: _InputBody) -> tuple[Prompt, ...]:

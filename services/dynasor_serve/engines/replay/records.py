@@ -136,7 +136,7 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
         seed: Tells the chains of a question apart, and orders them.
         source: Tells recordings of the same chain apart.
         text: The chain itself, where recorded.
-        text_positions: Pairs (tokens, characters of `text` that they make), increasing, where recorded; between two of
+        text_positions: Pairs (tokens, characters of `text` that they make), by position, where recorded; between two of
             them characters are taken to be spread evenly over the tokens.
         think_tags: Whether the thinking is written between `<think>` and `</think>`; for a chain without `text`.
         reward: Reward model's score of the whole chain in [0, 1], where recorded.
@@ -314,6 +314,6 @@ def _check_positions(record: ProbesRecord) -> None:
     if record.text is None:
         raise ValueError("text_positions without text; give the text that they count in")
     points = record.text_positions
-    increase = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(points))
+    increase = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(points))
     if not increase or any(point[0] > record.tokens or point[1] > len(record.text) for point in points):
-        raise ValueError(f"text_positions must increase, up to [{record.tokens}, {len(record.text)}]")
+        raise ValueError(f"text_positions must not decrease, up to [{record.tokens}, {len(record.text)}]")

@@ -6,6 +6,7 @@ Each path is a call without output: it waits for a slot in the engine and for th
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from dynasor_serve.engines.replay.faults import BAD_REWARDS, HANGING, Fault, Fau
 from dynasor_serve.engines.replay.generation import GARBAGE, REQUEST_ID_HEADER, close_connection, until_cancelled
 from dynasor_serve.engines.replay.in_flight import InFlight
 from dynasor_serve.engines.replay.playback import Playback
-from dynasor_serve.engines.replay.pooling import RewardFace, parse_pooling, pooling_body
+from dynasor_serve.engines.replay.pooling import RewardFace, parse_pooling, pooling_body, raw
 from dynasor_serve.engines.replay.prefix_cache import approximate_tokens
 from dynasor_serve.engines.replay.suffixes import Ask
 
@@ -74,7 +75,7 @@ class Rewarding:
                 return web.Response(body=GARBAGE, content_type="application/json")
             body = pooling_body(
                 face,
-                [_spoiled(steps, fault) for steps in rewards],
+                [_values(steps, fault, is_raw=request.is_raw) for steps in rewards],
                 by_step=self._kind is RewardFace.POOLING,
                 request_id=request_id,
                 model=model,
@@ -98,6 +99,9 @@ async def _read(engine: Engine, call: Call, fault: Fault | None) -> None:
         engine.finish(call, "stop")
 
 
-def _spoiled(steps: Sequence[float], fault: Fault | None) -> Sequence[float]:
+def _values(rewards: Sequence[float], fault: Fault | None, *, is_raw: bool) -> Sequence[float]:
+    """Return rewards as they are asked for. No finite raw value is wild, so infinity stands for it."""
     bad = None if fault is None else BAD_REWARDS.get(fault)
-    return steps if bad is None else [bad] * len(steps)
+    if bad is not None:
+        return [math.inf if is_raw and fault is Fault.WILD_REWARD else bad] * len(rewards)
+    return [raw(reward) for reward in rewards] if is_raw else rewards

@@ -1,10 +1,11 @@
 """What did a search look at? The tree of thoughts behind a `steps` record. Pure.
 
-A node is a thought at the end of one path; candidates with the same path are one node, whose first recording counts.
+A node is a thought at the end of one path. Candidates with the same path are one node, with the first one's value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +24,7 @@ class Node:
         is_selected: Whether the recorded search went on from it.
         answer: The answer that it ends with, where recorded.
         children: The thoughts recorded behind it, by text.
+        candidates: The same as often as they were recorded, in recorded order.
     """
 
     text: str
@@ -31,6 +33,7 @@ class Node:
     is_selected: bool = True
     answer: str | None = None
     children: dict[str, Node] = field(default_factory=dict)
+    candidates: list[Node] = field(default_factory=list)
 
     @property
     def successor(self) -> Node | None:
@@ -95,22 +98,29 @@ def _add(record: StepsRecord, parent: Node, candidate: Candidate, before: Candid
             answer=record.as_written(candidate.answer),
         )
     node.is_selected = node.is_selected or candidate.selected
+    parent.candidates.append(node)
     return node
 
 
 def _add_answers(root: Node, record: StepsRecord) -> None:
-    """Give the ends of paths the answers of the final candidates with the same text."""
+    """Give the ends of paths the answers of the final candidates with the same text, however its steps are parted."""
     answers = {
-        text.strip("\n"): record.as_written(final.answer)
+        _with_single_breaks(text): record.as_written(final.answer)
         for final in record.final
         if final.answer is not None and (text := final.y or final.thought)
     }
 
     def visit(node: Node, path: str) -> None:
         if node.answer is None:
-            node.answer = answers.get(path, None if node.children else answers.get(node.text))
+            node.answer = answers.get(_with_single_breaks(path))
+            if node.answer is None and not node.children:
+                node.answer = answers.get(_with_single_breaks(node.text))
         for child in node.children.values():
             visit(child, f"{path}\n{child.text}" if path else child.text)
 
     if answers:
         visit(root, "")
+
+
+def _with_single_breaks(text: str) -> str:
+    return re.sub(r"\n+", "\n", text.strip("\n"))

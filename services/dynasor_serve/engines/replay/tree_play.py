@@ -8,7 +8,7 @@ text. So an inner thought ends with the stop string, and one behind which nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dynasor_serve.engines.replay.emission import Emission
@@ -43,7 +43,7 @@ class Walk(NamedTuple):
     @property
     def next_thoughts(self) -> Sequence[Node]:
         """The recorded thoughts that go on from here."""
-        return [child for text, child in self.end.children.items() if text.startswith(self.begun)]
+        return [child for child in self.end.candidates if child.text.startswith(self.begun)]
 
     @property
     def is_recorded(self) -> bool:
@@ -92,12 +92,8 @@ class TreePlay:
 
     def walk(self, path: str) -> Walk:
         """Follow a path's text from the root, as far as it was recorded."""
-        nodes = [self._root]
-        rest = path.lstrip("\n")
-        while (child := _whole_thought(nodes[-1], rest)) is not None:
-            nodes.append(child)
-            rest = rest[len(child.text) :].lstrip("\n")
-        return Walk(tuple(nodes), rest)
+        walks = list(_walks((self._root,), path.lstrip("\n")))
+        return next((walk for walk in walks if walk.is_recorded), min(walks, key=lambda walk: len(walk.begun)))
 
     def _answer_at(self, walk: Walk, question: Question, reply: Reply, number: int) -> Answer:
         match question.ask:
@@ -129,12 +125,19 @@ class TreePlay:
         return Emission(text, tokens, "stop", offsets=TokenOffsets.through(points), odds=odds).after(len(walk.begun))
 
 
-def _whole_thought(node: Node, rest: str) -> Node | None:
-    """Return the longest recorded thought that the rest of a path begins with, up to a line break or the end."""
-    fitting = [
-        child for text, child in node.children.items() if rest.startswith(text) and rest[len(text) :][:1] in ("", "\n")
+def _walks(nodes: tuple[Node, ...], rest: str) -> Iterator[Walk]:
+    """Yield the ways to read the rest of a path, those with the longest thoughts first.
+
+    A thought is whole where a line break or the path's end follows it, and yet it may be the first line of another.
+    """
+    whole = [
+        child
+        for text, child in nodes[-1].children.items()
+        if rest and rest.startswith(text) and rest[len(text) :][:1] in ("", "\n")
     ]
-    return max(fitting, key=lambda child: len(child.text), default=None) if rest else None
+    for child in sorted(whole, key=lambda child: -len(child.text)):
+        yield from _walks((*nodes, child), rest[len(child.text) :].lstrip("\n"))
+    yield Walk(nodes, rest)
 
 
 def _delimiter(stop: Sequence[str]) -> str:
