@@ -25,6 +25,8 @@ MAX_INTERVAL = 1_000_000
 MAX_STOP_STRINGS = 8
 MAX_LABELS = 32
 MAX_NAME_CHARACTERS = 253
+# Those that the evaluator has; a name that it does not know would judge every path worthless.
+VERIFIERS = ("game24", "unit-tests")
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 ROLES = ("system", "user", "assistant")
 
@@ -196,8 +198,9 @@ def _check_probe(probe: ProbeParameters) -> None:
 
 
 def _check_reward(reward: RewardParameters) -> None:
-    if reward.source is RewardSource.VERIFIER and not reward.verifier:
-        raise InvalidQuery("reward.verifier", "is missing", "name one, such as game24 or unit-tests")
+    if reward.source is RewardSource.VERIFIER and reward.verifier not in VERIFIERS:
+        wrong = f"is {reward.verifier!r:.60}" if reward.verifier else "is missing"
+        raise InvalidQuery("reward.verifier", wrong, f"give one of {', '.join(VERIFIERS)}")
     if len(reward.task) > MAX_PROMPT_CHARACTERS:
         wrong = f"has {len(reward.task)} characters"
         raise InvalidQuery("reward.task", wrong, f"give at most {MAX_PROMPT_CHARACTERS}")
