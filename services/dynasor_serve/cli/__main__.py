@@ -17,6 +17,7 @@ MODULES = {
     "up": "up",
     "run": "run",
     "submit": "submit",
+    "batch": "batch",
     "get": "queries",
     "list": "queries",
     "watch": "queries",

@@ -235,7 +235,7 @@ class QueryOptions:
             query_class=_CLASSES[self.query_class],
             tenant=self.tenant,
             idempotency_key=self.idempotency_key,
-            labels=dict(map(_label, self.labels)),
+            labels=dict(map(label_of, self.labels)),
         )
         if self.deadline_seconds is not None:
             query.deadline.FromNanoseconds(round(self.deadline_seconds * 1e9))
@@ -362,7 +362,8 @@ def read_question(argument: str) -> str:
     return question
 
 
-def _label(text: str) -> tuple[str, str]:
+def label_of(text: str) -> tuple[str, str]:
+    """The key and the value of `KEY=VALUE`. Raises `CommandFailed`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise bad_input(f"the label {text!r} is not KEY=VALUE")

@@ -115,6 +115,8 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         request_iterator: AsyncIterator[pb.RunBatchRequest],
         context: grpc.aio.ServicerContext[AsyncIterator[pb.RunBatchRequest], AsyncIterator[pb.RunBatchResponse]],
     ) -> AsyncIterator[pb.RunBatchResponse]:
+        # The first answer may take minutes; until then this says that somebody is there.
+        await context.send_initial_metadata(())
         entries = (self._entry(request) async for request in request_iterator)
         async with contextlib.aclosing(self._batches.run(entries)) as answers:  # type: ignore[type-var]
             async for ended in answers:
