@@ -14,7 +14,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test test-quick test-engine test-fault verify bench proto proto-breaking fmt clean
+.PHONY: help setup run up seen-live test test-quick test-engine test-fault verify bench proto proto-breaking fmt clean
 
 help: ## List the targets
 	@echo "usage: make <target> [ENGINE=vllm|replay] [PYTHON=python3]"
@@ -60,6 +60,13 @@ verify: $(INSTALLED) ## Check style, types, layers, protos, generated code and t
 
 bench: $(INSTALLED) ## Measure what the control plane costs and what the rules save
 	$(BIN)/dynasor bench
+
+SEEN_LIVE = .dynasor/seen-live
+seen-live: $(INSTALLED) ## Write docs/seen-live.md: every algorithm and rule on the vLLM of a running `make up`
+	mkdir -p $(SEEN_LIVE)
+	$(BIN)/python -m dynasor_serve.local.seen_live questions > $(SEEN_LIVE)/questions.jsonl
+	$(BIN)/dynasor batch $(SEEN_LIVE)/questions.jsonl $(SEEN_LIVE)/results.jsonl --overwrite
+	$(BIN)/python -m dynasor_serve.local.seen_live page $(SEEN_LIVE)/results.jsonl > docs/seen-live.md
 
 proto: $(INSTALLED) ## Write the Python code of the protos
 	$(BIN)/python protos/generate.py

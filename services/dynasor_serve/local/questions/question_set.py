@@ -10,6 +10,7 @@ from dynasor_serve.certaindex.answers import AnswerType
 
 CANDIDATES = Path(__file__).with_name("candidates.jsonl")
 ARITHMETIC = Path(__file__).with_name("arithmetic.jsonl")
+WORD_PROBLEMS = Path(__file__).with_name("word-problems.jsonl")
 BUNDLED = Path(__file__).with_name("bundled.jsonl")
 TRACES = Path(__file__).with_name("traces")
 
