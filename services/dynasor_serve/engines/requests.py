@@ -17,8 +17,6 @@ from dynasor_serve.engines.token_evidence import likeliest_tokens
 from dynasor_serve.programs.calls import CallPlan, Judge
 from dynasor_serve.programs.query import Branch, Message, Query
 
-_END_OF_THINKING = "\n</think>\n\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -106,7 +104,7 @@ def generation(request: CallRequest, rendered: str | None = None) -> Asked:
     """
     body: dict[str, Any] = {"model": request.query.model}
     before = request.prompt if rendered is None else rendered
-    turn = opened_turn(request.plan, before or "")
+    turn = request.plan.turn(before or "")
     continues_chat = before is None and bool(turn)
     if before is not None:
         path = "/v1/completions"
@@ -124,25 +122,6 @@ def generation(request: CallRequest, rendered: str | None = None) -> Asked:
 def messages_body(request: CallRequest) -> list[dict[str, str]]:
     """The chat before the assistant's turn."""
     return [{"role": message.role, "content": message.content} for message in request.messages]
-
-
-def opened_turn(plan: CallPlan, before: str) -> str:
-    """The assistant's unfinished turn.
-
-    Args:
-        before: the text before it, as far as it is known.
-    """
-    closing = _END_OF_THINKING if plan.closes_thinking and _is_thinking(before, plan.continuation) else ""
-    return plan.continuation + closing + plan.suffix
-
-
-def _is_thinking(*texts: str) -> bool:
-    """Whether the last `<think>` of consecutive texts is open."""
-    for text in reversed(texts):
-        opened, closed = text.rfind("<think>"), text.rfind("</think>")
-        if opened != closed:
-            return opened > closed
-    return False
 
 
 def _sampling(request: CallRequest) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import msgspec
 
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind
-from dynasor_serve.engines.requests import Asked, CallRequest, messages_body, opened_turn
+from dynasor_serve.engines.requests import Asked, CallRequest, messages_body
 from dynasor_serve.engines.wire import Usage
 
 _PATHS: Final = {
@@ -47,7 +47,7 @@ class _Reply(msgspec.Struct):
 
 def judgement(request: CallRequest) -> Asked:
     """Asks for the reward of a path."""
-    kind, path = request.endpoint.kind, opened_turn(request.plan, request.prompt or "")
+    kind, path = request.endpoint.kind, request.plan.turn(request.prompt or "")
     body: dict[str, Any] = {"use_activation": kind is not EngineKind.VLLM_POOLING}
     if request.query.reward is not None and request.query.reward.model:
         body["model"] = request.query.reward.model  # without one the server takes the only one it has

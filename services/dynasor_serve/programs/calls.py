@@ -15,6 +15,8 @@ from dynasor_serve.programs.query import Message
 # Tokens of a chain after which its text is made durable whether it is probed or not.
 CHECKPOINT_TOKENS = 256
 
+_END_OF_THINKING = "\n</think>\n\n"
+
 
 class Judge(StrEnum):
     """Who gives a path its reward."""
@@ -104,6 +106,24 @@ class CallPlan:
     def continues(self) -> bool:
         """Whether the engine must go on inside the assistant's turn, or may have to later."""
         return bool(self.continuation or self.suffix or self.watch is not None)
+
+    def turn(self, before: str = "") -> str:
+        """The assistant's unfinished turn, which the engine goes on with.
+
+        Args:
+            before: the text before it, as far as it is known; a template may open the `<think>` there.
+        """
+        closing = _END_OF_THINKING if self.closes_thinking and _is_thinking(before, self.continuation) else ""
+        return self.continuation + closing + self.suffix
+
+
+def _is_thinking(*texts: str) -> bool:
+    """Whether the last `<think>` of consecutive texts is open."""
+    for text in reversed(texts):
+        opened, closed = text.rfind("<think>"), text.rfind("</think>")
+        if opened != closed:
+            return opened > closed
+    return False
 
 
 SAMPLE = CallPlan()  # the query as it stands

@@ -169,9 +169,9 @@ class Chain:
 
     def concluded(self, event: CallFinished) -> Self:
         """Takes the end of its conclusion. What the rule settled stands, whatever the prose says."""
-        suffix = self.concluding_call().suffix
+        turn = self.concluding_call().turn()
         answer = self.trial_answer if self.settled else event.answer or self.trial_answer
-        return replace(self, text=self.text + suffix + event.text, is_complete=True, answer=answer)
+        return replace(self, text=turn + event.text, is_complete=True, answer=answer)
 
     def cut(self) -> Self:
         """Ends the thinking where it is, for want of tokens."""

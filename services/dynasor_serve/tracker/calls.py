@@ -53,7 +53,7 @@ class RunningCall:
     @property
     def text(self) -> str:
         """The assistant's turn so far, what the call went on from included."""
-        return "".join((self.plan.continuation, self.plan.suffix, *self.engine_call.parts))
+        return "".join((self.plan.turn(), *self.engine_call.parts))
 
     def cancel(self) -> None:
         """Closes the connection at once. Nothing of the call is heard any more."""

@@ -136,7 +136,7 @@ class Gang:
                 post=self._post,
             )
         self.calls[branch] = call
-        self._tell(call, plan.continuation + plan.suffix)
+        self._tell(call, plan.turn())
         call.task = asyncio.create_task(self._run(call))
 
     def checkpoint(self) -> None:
@@ -226,7 +226,7 @@ class Gang:
         if plan.judge is not None:
             return None
         answer = extract_in_open_box(completion.text, answer_type) if plan.opened_box else None
-        return answer or extract(plan.continuation + plan.suffix + completion.text, answer_type)
+        return answer or extract(plan.turn() + completion.text, answer_type)
 
     def _kept_text(self, text: str) -> str:
         """What of a sample's text is kept: each is bounded, and all together, since a log is read whole."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind
-from dynasor_serve.engines.requests import CallRequest, Endpoint, check, generation, opened_turn
+from dynasor_serve.engines.requests import CallRequest, Endpoint, check, generation
 from dynasor_serve.programs.calls import SAMPLE, CallPlan, Judge, Watch
 from dynasor_serve.programs.query import Branch, Message, Query, SamplingParameters
 
@@ -93,8 +93,8 @@ def test_a_chat_is_rendered_where_its_turn_is_or_may_be_continued(
 def test_open_thinking_is_closed_where_the_plan_says_so(before: str, said: str, closing: str) -> None:
     plan = CallPlan(continuation=said, suffix="so: ", closes_thinking=True)
 
-    assert opened_turn(plan, before) == f"{said}{closing}so: "
-    assert opened_turn(replace(plan, closes_thinking=False), before) == f"{said}so: "
+    assert plan.turn(before) == f"{said}{closing}so: "
+    assert replace(plan, closes_thinking=False).turn(before) == f"{said}so: "
 
 
 @given(
@@ -102,7 +102,7 @@ def test_open_thinking_is_closed_where_the_plan_says_so(before: str, said: str, 
 )
 def test_a_turn_begins_with_what_was_said_and_never_ends_thinking(said: str, suffix: str) -> None:
     plan = CallPlan(continuation=said, suffix=suffix.replace("<", ""), closes_thinking=True)
-    turn = opened_turn(plan, "")
+    turn = plan.turn()
 
     assert turn.startswith(said)
     assert turn.endswith(plan.suffix)

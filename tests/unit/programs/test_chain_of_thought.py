@@ -106,6 +106,14 @@ def test_a_chain_that_cannot_go_on_is_answered_by_its_probes(turns: int, answer:
     assert outcome.phase is (Phase.FAILED if answer is None else Phase.SUCCEEDED)
 
 
+def test_an_open_thought_is_closed_before_the_answer_is_written_down() -> None:
+    life = ChainLife(asked("chain-of-thought:answer_tokens=20,prose=1", max_tokens=300), (CONVERGES,))
+    life.post(Checkpointed(Branch(0), "1.1", 5, "<think>"))
+    outcome = life.run()
+    assert outcome.text.startswith("<think>")
+    assert outcome.text.index("</think>") < outcome.text.index("\\boxed{1}")
+
+
 def test_at_the_deadline_the_last_probe_that_counts_answers() -> None:
     life = ChainLife(asked(), (WANDERS,))
     for _ in range(3):
