@@ -26,7 +26,8 @@ HONEST = (r"2\pi", r"\pi\cdot 2")
 class Program:
     """Who asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, query_id: str = "query") -> None:
+        self.query_id = query_id
         self.is_over = False
         self.equal: list[Pair] = []
         self.unequal: list[Pair] = []
@@ -50,6 +51,9 @@ class ScriptedEvaluator(evaluator_pb2_grpc.EvaluatorServiceServicer):
     ) -> pb.DecideEqualityResponse:
         self.asked.append([(pair.left, pair.right) for pair in request.pairs])
         return pb.DecideEqualityResponse(decisions=self._answer(self.asked[-1]))
+
+    async def Verify(self, request: pb.VerifyRequest, context: object) -> pb.VerifyResponse:  # noqa: N802 gRPC names it
+        raise AssertionError("it is asked about no candidates")
 
 
 @asynccontextmanager
@@ -91,8 +95,11 @@ async def told(program: Program, pairs: Sequence[Pair], within_seconds: float) -
 @pytest.mark.slow
 async def test_hostile_answers_of_one_program_leave_another_its_equal_answers() -> None:
     endless = [f"(x+1)^{{10000}}(y+1)^{{1000{k}}}" for k in range(10)]  # two seconds a pair, and a new worker
-    hostile, honest = Program(), Program()
-    async with EqualityPool(timeout_seconds=2.0) as pool, linked(EvaluatorServicer(pool, Metrics("evaluator"))) as link:
+    hostile, honest = Program("hostile"), Program("honest")
+    async with (
+        EqualityPool(timeout_seconds=2.0) as pool,
+        linked(EvaluatorServicer(pool, {}, Metrics("evaluator"))) as link,
+    ):
         link.ask(hostile, list(itertools.combinations(endless, 2)))
         await asyncio.sleep(3.0)
         began = time.monotonic()
@@ -123,7 +130,7 @@ async def test_only_what_was_not_reached_is_asked_again() -> None:
 
 async def test_a_program_has_one_request_under_way_and_programs_do_not_share_one() -> None:
     evaluator = ScriptedEvaluator(lambda pairs: [pb.EQUALITY_UNEQUAL] * len(pairs))
-    first, second = Program(), Program()
+    first, second = Program("first"), Program("second")
     async with linked(evaluator) as link:
         link.ask(first, [("a", "b")])
         link.ask(first, [("a", "c")])

@@ -1,5 +1,11 @@
 """`python -m dynasor_serve.evaluator`"""
 
+import os
+
+# The evaluator starts processes while gRPC's threads run. gRPC's fork handlers are for those that go on without an
+# exec, and on a busy machine they crash some before theirs. gRPC looks here once, when it is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
 from dynasor_serve.evaluator.app import EvaluatorApp
 from dynasor_serve.evaluator.settings import EvaluatorSettings
 from dynasor_serve.rpc.process import run

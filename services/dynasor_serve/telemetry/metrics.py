@@ -173,6 +173,21 @@ DECIDE_SECONDS = MetricSpec(
     process="evaluator",
     buckets=STEP_BUCKETS,
 )
+VERIFICATIONS = MetricSpec(
+    name="dynasor_evaluator_verifications_total",
+    kind="counter",
+    help="Candidates judged by a verifier, by status: verified, undecided or not-reached.",
+    labels=("verifier", "status"),
+    process="evaluator",
+)
+VERIFY_SECONDS = MetricSpec(
+    name="dynasor_evaluator_verify_seconds",
+    kind="histogram",
+    help="Seconds that one batch of candidates takes, queueing for their turns included.",
+    labels=("verifier",),
+    process="evaluator",
+    buckets=STEP_BUCKETS,
+)
 WORKER_RESTARTS = MetricSpec(
     name="dynasor_evaluator_worker_restarts_total",
     kind="counter",
@@ -241,6 +256,8 @@ METRICS: tuple[MetricSpec, ...] = (
     LEASE_LOSSES,
     PAIRS,
     DECIDE_SECONDS,
+    VERIFICATIONS,
+    VERIFY_SECONDS,
     WORKER_RESTARTS,
     ACTIVE,
     WAITING_CALLS,

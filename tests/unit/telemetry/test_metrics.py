@@ -14,7 +14,13 @@ def test_a_process_exposes_its_own_metrics_and_no_others() -> None:
     names = {family.name for family in m.Metrics("evaluator").registry.collect()}
 
     ours = {name for name in names if name.startswith("dynasor_")}
-    assert ours == {"dynasor_evaluator_pairs", "dynasor_evaluator_decide_seconds", "dynasor_evaluator_worker_restarts"}
+    assert ours == {
+        "dynasor_evaluator_pairs",
+        "dynasor_evaluator_decide_seconds",
+        "dynasor_evaluator_verifications",
+        "dynasor_evaluator_verify_seconds",
+        "dynasor_evaluator_worker_restarts",
+    }
     assert "process_cpu_seconds" in names, "the process's own CPU and memory should be there too"
 
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from math import ceil
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 from dynasor_serve.evaluator.child_process import start_python
 
@@ -133,7 +134,10 @@ class Sandbox:
         if len(said) > self.limits.report_bytes + _ENDED_BYTES:
             return Ended(End.REPORT, 0, bytes(said[: self.limits.report_bytes]))
         report, _, last_line = bytes(said).rpartition(b"\n")
-        return self._ended(report, last_line)
+        try:
+            return self._ended(report, json.loads(last_line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise JailLost(f"the jail ended with status {process.returncode} and without its last words") from error
 
     @asynccontextmanager
     async def _jail(self, program: Path) -> AsyncIterator[Process]:
@@ -157,20 +161,15 @@ class Sandbox:
                 await _end(process, process.stdout)
             await process.wait()
 
-    def _ended(self, report: bytes, last_line: bytes) -> Ended:
-        try:
-            ended = json.loads(last_line)
-            if "missing" in ended:
-                raise IsolationUnavailable(ended["missing"], ended["remedy"])
-            code = os.waitstatus_to_exitcode(ended["status"])
-            cpu_seconds = float(ended["cpu_seconds"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise JailLost("the jail died, or was killed") from error
+    def _ended(self, report: bytes, ended: dict[str, Any]) -> Ended:
+        if "missing" in ended:
+            raise IsolationUnavailable(ended["missing"], ended["remedy"])
+        code = os.waitstatus_to_exitcode(ended["status"])
         if code >= 0:
             return Ended(End.EXITED, code, report)
         if code != -SIGKILL:
             return Ended(End.CRASHED, -code, report)
-        return Ended(End.CPU if cpu_seconds >= self.limits.seconds else End.KILLED, SIGKILL, report)
+        return Ended(End.CPU if ended["cpu_seconds"] >= self.limits.seconds else End.KILLED, SIGKILL, report)
 
 
 async def _hear(process: Process, job: bytes, said: bytearray, most_bytes: int) -> None:

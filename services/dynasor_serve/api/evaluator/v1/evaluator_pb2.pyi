@@ -51,6 +51,34 @@ EQUALITY_NOT_REACHED: Equality.ValueType  # 4
 """Not tried to the end before the caller's deadline; worth asking again."""
 Global___Equality: _TypeAlias = Equality  # noqa: Y015
 
+class _VerificationStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerificationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerificationStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERIFICATION_STATUS_UNSPECIFIED: _VerificationStatus.ValueType  # 0
+    """Never sent."""
+    VERIFICATION_STATUS_VERIFIED: _VerificationStatus.ValueType  # 1
+    """The verifier has judged the candidate."""
+    VERIFICATION_STATUS_NOT_REACHED: _VerificationStatus.ValueType  # 2
+    """Not tried to the end before the caller's deadline; worth asking again."""
+    VERIFICATION_STATUS_UNDECIDED: _VerificationStatus.ValueType  # 3
+    """Tried, and killed by the limit that the detail names; counts as a reward of 0."""
+
+class VerificationStatus(_VerificationStatus, metaclass=_VerificationStatusEnumTypeWrapper):
+    """VerificationStatus is what a reward stands for."""
+
+VERIFICATION_STATUS_UNSPECIFIED: VerificationStatus.ValueType  # 0
+"""Never sent."""
+VERIFICATION_STATUS_VERIFIED: VerificationStatus.ValueType  # 1
+"""The verifier has judged the candidate."""
+VERIFICATION_STATUS_NOT_REACHED: VerificationStatus.ValueType  # 2
+"""Not tried to the end before the caller's deadline; worth asking again."""
+VERIFICATION_STATUS_UNDECIDED: VerificationStatus.ValueType  # 3
+"""Tried, and killed by the limit that the detail names; counts as a reward of 0."""
+Global___VerificationStatus: _TypeAlias = VerificationStatus  # noqa: Y015
+
 @_typing.final
 class DecideEqualityRequest(_message.Message):
     """DecideEqualityRequest is a batch of pairs, of one program."""
@@ -58,6 +86,9 @@ class DecideEqualityRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAIRS_FIELD_NUMBER: _builtins.int
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.str
+    """The program's query; requests of one query share its turns. Empty makes the request a program of its own."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerPair]:
         """The pairs; at most 1024."""
@@ -66,10 +97,11 @@ class DecideEqualityRequest(_message.Message):
         self,
         *,
         pairs: _abc.Iterable[Global___AnswerPair] | None = ...,
+        query_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs", "query_id", b"query_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,3 +156,95 @@ class DecideEqualityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideEqualityResponse: _TypeAlias = DecideEqualityResponse  # noqa: Y015
+
+@_typing.final
+class VerifyRequest(_message.Message):
+    """VerifyRequest is a batch of candidates, of one program. gRPC bounds it to 16 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFIER_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    verifier: _builtins.str
+    """The name of the verifier: game24 or unit-tests."""
+    task: _builtins.str
+    """What the verifier needs to know. For game24 the four numbers: "4 9 10 13". For unit-tests Python that is run after
+    the candidate's code, with assert statements or functions named test_; at most 1 MiB.
+    """
+    query_id: _builtins.str
+    """The program's query; requests of one query share its turns. Empty makes the request a program of its own."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts of the model, each with whatever it says around its solution; at most 256, of at most 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        verifier: _builtins.str = ...,
+        task: _builtins.str = ...,
+        candidates: _abc.Iterable[_builtins.str] | None = ...,
+        query_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "query_id", b"query_id", "task", b"task", "verifier", b"verifier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyResponse(_message.Message):
+    """VerifyResponse judges the candidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFICATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verification]:
+        """One verification per candidate, in the order asked."""
+
+    def __init__(
+        self,
+        *,
+        verifications: _abc.Iterable[Global___Verification] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verifications", b"verifications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class Verification(_message.Message):
+    """Verification is what is known of a candidate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWARD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    reward: _builtins.float
+    """How right it is, from 0 to 1; 0 where it is not verified."""
+    detail: _builtins.str
+    """Why, in a sentence for people; at most 500 characters."""
+    status: Global___VerificationStatus.ValueType
+    """What the reward stands for."""
+    def __init__(
+        self,
+        *,
+        reward: _builtins.float = ...,
+        detail: _builtins.str = ...,
+        status: Global___VerificationStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reward", b"reward", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verification: _TypeAlias = Verification  # noqa: Y015

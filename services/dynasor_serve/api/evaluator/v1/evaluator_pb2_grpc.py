@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class EvaluatorServiceStub:
-    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output.
+    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output. It answers within
+    the caller's deadline with what it has. Programs take turns, and the next is the one that has cost least so far, so a
+    caller that asks for several programs asks separately.
     """
 
     def __init__(self, channel):
@@ -40,15 +42,30 @@ class EvaluatorServiceStub:
                 request_serializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityRequest.SerializeToString,
                 response_deserializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityResponse.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/dynasor_serve.api.evaluator.v1.EvaluatorService/Verify',
+                request_serializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluatorServiceServicer:
-    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output.
+    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output. It answers within
+    the caller's deadline with what it has. Programs take turns, and the next is the one that has cost least so far, so a
+    caller that asks for several programs asks separately.
     """
 
     def DecideEquality(self, request, context):
-        """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
-        with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
+        """DecideEquality says for each pair of answers whether they mean the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Verify says for each candidate how right it is, by computing it: a verifier knows the rules of the task, or runs
+        its tests. It fails with INVALID_VERIFIER where the verifier or its task is unknown, and with VERIFIER_UNAVAILABLE
+        where the verifier cannot work on this machine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +79,11 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
                     request_deserializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityRequest.FromString,
                     response_serializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityResponse.SerializeToString,
             ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyRequest.FromString,
+                    response_serializer=dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dynasor_serve.api.evaluator.v1.EvaluatorService', rpc_method_handlers)
@@ -71,7 +93,9 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvaluatorService:
-    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output.
+    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output. It answers within
+    the caller's deadline with what it has. Programs take turns, and the next is the one that has cost least so far, so a
+    caller that asks for several programs asks separately.
     """
 
     @staticmethod
@@ -91,6 +115,33 @@ class EvaluatorService:
             '/dynasor_serve.api.evaluator.v1.EvaluatorService/DecideEquality',
             dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityRequest.SerializeToString,
             dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.DecideEqualityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dynasor_serve.api.evaluator.v1.EvaluatorService/Verify',
+            dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyRequest.SerializeToString,
+            dynasor__serve_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

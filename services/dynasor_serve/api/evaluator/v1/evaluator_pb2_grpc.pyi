@@ -13,16 +13,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvaluatorServiceStub:
-    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output."""
+    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output. It answers within
+    the caller's deadline with what it has. Programs take turns, and the next is the one that has cost least so far, so a
+    caller that asks for several programs asks separately.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DecideEquality: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.DecideEqualityRequest, _evaluator_pb2.DecideEqualityResponse]
-    """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
-    with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
+    """DecideEquality says for each pair of answers whether they mean the same."""
+    Verify: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.VerifyRequest, _evaluator_pb2.VerifyResponse]
+    """Verify says for each candidate how right it is, by computing it: a verifier knows the rules of the task, or runs
+    its tests. It fails with INVALID_VERIFIER where the verifier or its task is unknown, and with VERIFIER_UNAVAILABLE
+    where the verifier cannot work on this machine.
     """
 
 class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output."""
+    """EvaluatorService answers what canonical strings cannot decide, isolated from hostile model output. It answers within
+    the caller's deadline with what it has. Programs take turns, and the next is the one that has cost least so far, so a
+    caller that asks for several programs asks separately.
+    """
 
     @_abc_1.abstractmethod
     def DecideEquality(
@@ -30,8 +39,17 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluator_pb2.DecideEqualityRequest,
         context: _aio.ServicerContext[_evaluator_pb2.DecideEqualityRequest, _abc.Awaitable[_evaluator_pb2.DecideEqualityResponse]],
     ) -> _abc.Awaitable[_evaluator_pb2.DecideEqualityResponse]:
-        """DecideEquality says for each pair of answers whether they mean the same. It answers within the caller's deadline
-        with what it has; requests take turns, a pair each, so a caller that asks for several programs asks separately.
+        """DecideEquality says for each pair of answers whether they mean the same."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _evaluator_pb2.VerifyRequest,
+        context: _aio.ServicerContext[_evaluator_pb2.VerifyRequest, _abc.Awaitable[_evaluator_pb2.VerifyResponse]],
+    ) -> _abc.Awaitable[_evaluator_pb2.VerifyResponse]:
+        """Verify says for each candidate how right it is, by computing it: a verifier knows the rules of the task, or runs
+        its tests. It fails with INVALID_VERIFIER where the verifier or its task is unknown, and with VERIFIER_UNAVAILABLE
+        where the verifier cannot work on this machine.
         """
 
 def add_EvaluatorServiceServicer_to_server(servicer: EvaluatorServiceServicer, server: _aio.Server) -> None: ...
