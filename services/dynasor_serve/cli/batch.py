@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli import query_options as options
 from dynasor_serve.cli.batching.display import Display, displayed, progress_line
 from dynasor_serve.cli.batching.input_file import LineKey, LineNames, read_lines
-from dynasor_serve.cli.batching.lines import BadLine, Defaults, question_of
+from dynasor_serve.cli.batching.lines import BadLine, question_of
 from dynasor_serve.cli.batching.result_file import ResultFile, opened
 from dynasor_serve.cli.batching.results import Result, ResultId, bad_line_result, result_of
 from dynasor_serve.cli.batching.stream import Asked, answers
@@ -34,6 +36,16 @@ EXIT_HELP = (
     "command line, IN or OUT is wrong, or OUT is in use; 3 no gateway answers; 130 interrupted by Ctrl-C: the same "
     "command goes on."
 )
+
+DeadlineOption = Annotated[
+    float,
+    typer.Option(
+        "--deadline",
+        metavar="SECONDS",
+        help="Each query ends with the best answer so far after this long.",
+        show_default="a day",
+    ),
+]
 
 _LINES_AT_ONCE = 1000  # between two looks at whether somebody wants to stop
 _MOST_NAMED = 5
@@ -55,38 +67,25 @@ def batch(
     model: options.ModelOption = "",
     system: options.SystemOption = "",
     answer_type: options.AnswerTypeOption = "text",
-    algorithm: Annotated[
-        str,
-        typer.Option(
-            "--algorithm",
-            rich_help_panel="How much compute",
-            help="How compute is spent, such as self-consistency:max_samples=16,width=4.",
-            show_default="the server's",
-        ),
-    ] = "",
+    algorithm: options.AlgorithmOption = options.SELF_CONSISTENCY,
+    max_samples: options.MaxSamplesOption = None,
+    width: options.WidthOption = None,
     rule: options.RuleOption = "",
-    chain_rule: Annotated[
-        str,
-        typer.Option(
-            "--chain-rule",
-            rich_help_panel="How much compute",
-            help="When to stop each chain, for algorithms whose branches may be chains.",
-            show_default="none",
-        ),
-    ] = "",
     budget_tokens: options.BudgetOption = 0,
-    deadline: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            rich_help_panel="How much compute",
-            help="Each query ends with the best answer so far after this long.",
-        ),
-    ] = MAX_DEADLINE_SECONDS,
+    deadline: DeadlineOption = MAX_DEADLINE_SECONDS,
     temperature: options.TemperatureOption = None,
     top_p: options.TopPOption = None,
     max_tokens: options.MaxTokensOption = None,
     stop: options.StopOption = None,
+    chain_rule: options.ChainRuleOption = "",
+    probe_prompt: options.ProbePromptOption = "",
+    probe_interval: options.ProbeIntervalOption = None,
+    probe_marks: options.ProbeMarksOption = None,
+    thinking_budget: options.ThinkingBudgetOption = None,
+    reward: options.RewardOption = "",
+    reward_model: options.RewardModelOption = "",
+    verifier: options.VerifierOption = "",
+    task: options.TaskOption = "",
     tenant: options.TenantOption = "default",
     label: options.LabelOption = None,
 ) -> None:
@@ -102,30 +101,41 @@ def batch(
         raise bad_input(f"{source} is no regular file; IN is read twice, so give the name of a file")
     if out.exists() and out.samefile(source):
         raise bad_input(f"IN and OUT are the same file, {out}; give another OUT")
-    for number, option, bits in ((budget_tokens, "budget-tokens", 63), (max_tokens, "max-tokens", 31)):
-        if number is not None and abs(number) >= 2**bits:
-            raise bad_input(f"--{option} is {number}; give a smaller number")
     if not 0 < deadline <= MAX_DEADLINE_SECONDS:
         raise bad_input(f"--deadline is {deadline:g}; give more than 0 and at most {MAX_DEADLINE_SECONDS:g} seconds")
-    defaults = Defaults(
-        tenant=tenant,
-        model=model,
+    default = options.QueryOptions(
+        question="",
         system=system,
         answer_type=answer_type,
+        model=model,
         algorithm=algorithm,
+        max_samples=max_samples,
+        width=width,
         rule=rule,
         chain_rule=chain_rule,
+        probe_prompt=probe_prompt,
+        probe_interval=probe_interval,
+        probe_marks=probe_marks,
+        thinking_budget=thinking_budget,
+        reward=reward,
+        reward_model=reward_model,
+        verifier=verifier,
+        task=task,
         budget_tokens=budget_tokens,
         deadline_seconds=deadline,
         temperature=temperature,
         top_p=top_p,
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
-        labels=tuple(map(options.label_of, label or ())),
+        query_class=options.ClassName.BATCH,
+        tenant=tenant,
+        labels=tuple(label or ()),
     )
+    message = default.message()
+    message.ClearField("chat")
     totals = Totals()
-    with opened(out, defaults.given(), overwrite=overwrite, retry_errors=retry_errors) as results:
-        work = Batch(source, defaults, LineNames(), results, totals)
+    with opened(out, _given(default), overwrite=overwrite, retry_errors=retry_errors) as results:
+        work = Batch(source, message, LineNames(), results, totals)
         with displayed(totals) as display:
             try:
                 exit_code = run_async(_until_whole_or_interrupted(work, address, in_flight, display))
@@ -133,8 +143,8 @@ def batch(
                 if as_json:
                     error: Json = {"reason": failure.reason, "message": str(failure)}
                     print(one_line_json(summary_json(totals, None, display.seconds) | {"error": error}))
-                message = f"{failure}. The same command goes on from here"
-                raise CommandFailed(message, failure.exit_code, failure.reason) from failure
+                hint = f"{failure}. The same command goes on from here"
+                raise CommandFailed(hint, failure.exit_code, failure.reason) from failure
         is_whole = exit_code is ExitCode.ANSWERED
         if is_whole:
             results.finish()
@@ -145,12 +155,23 @@ def batch(
     raise typer.Exit(ExitCode.FAILED if is_whole and totals.errors else exit_code)
 
 
+def _given(default: options.QueryOptions) -> dict[str, Json]:
+    """The options that are set, as plain values: a batch keeps those it was begun with."""
+    given = {
+        field.name: getattr(default, field.name)
+        for field in fields(default)
+        if field.default is not MISSING and getattr(default, field.name) != field.default
+    }
+    plain: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(given))
+    return plain
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The parts of a batch that is worked on."""
 
     source: Path
-    defaults: Defaults
+    default: pb.Query
     names: LineNames
     results: ResultFile
     totals: Totals
@@ -228,7 +249,7 @@ def _coming(work: Batch, take: Callable[[ResultId, Result], None]) -> Iterator[A
             if identity.problem is not None:
                 raise identity.problem
             assert line.content is not None, "a line without content has that problem"
-            question = question_of(line.content, work.defaults)
+            question = question_of(line.content, work.default)
         except BadLine as problem:
             take(result_id, bad_line_result(result_id, custom_id, line.number, problem))
             yield None

@@ -61,6 +61,9 @@ class BreakingServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
     async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802
         raise NotImplementedError
 
+    def RunBatch(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.RunBatchResponse]:  # noqa: N802
+        raise NotImplementedError
+
     async def _events(self, first: int, context: Any) -> AsyncIterator[pb.QueryEvent]:
         for sequence in range(first, min(first + self._events_per_stream, LAST + 1)):
             event = pb.QueryEvent(query_id="q", sequence=sequence)

@@ -19,8 +19,6 @@ from msgspec import Meta
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType
-from dynasor_serve.cli.presentation import Json
-from dynasor_serve.programs.query import MAX_DEADLINE_SECONDS
 
 CHAT_URL, COMPLETIONS_URL = "/v1/chat/completions", "/v1/completions"
 
@@ -95,32 +93,6 @@ class BadLine(ValueError):
         self.problem = problem
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    """What the command line says for lines that do not; None and empty leave the choice to the server."""
-
-    tenant: str = "default"
-    model: str = ""
-    system: str = ""
-    answer_type: str = AnswerType.TEXT
-    algorithm: str = ""
-    rule: str = ""
-    chain_rule: str = ""
-    budget_tokens: int = 0
-    deadline_seconds: float = MAX_DEADLINE_SECONDS  # nobody waits: late is better than half done
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-
-    def given(self) -> dict[str, Json]:
-        """The options that differ from their defaults, as plain values."""
-        plain: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(self))
-        default: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(Defaults()))
-        return {name: value for name, value in plain.items() if value != default[name]}
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a line asks."""
@@ -154,23 +126,35 @@ def custom_id_of(content: bytes) -> str:
     return custom_id
 
 
-def question_of(content: bytes, defaults: Defaults) -> Question:
-    """The query of a line, without an idempotency key. Raises `BadLine`."""
+def question_of(content: bytes, default: pb.Query) -> Question:
+    """The query of a line.
+
+    Args:
+        content: the line.
+        default: a query without input. What the line does not say is taken from it; a line's `probe` and `reward`
+            replace those of the default as a whole.
+
+    Raises:
+        BadLine: the line is no query.
+    """
     line = _decoded(content, _Line, "")
+    query = pb.Query()
+    query.CopyFrom(default)
+    body: _Body
     if line.url == CHAT_URL:
-        chat = _decoded(line.body, _ChatBody, "body")
-        query = _query(chat, defaults)
-        has_system = any(turn.role == "system" for turn in chat.messages)
-        query.system_prompt = "" if has_system else defaults.system
+        body = chat = _decoded(line.body, _ChatBody, "body")
+        if any(turn.role == "system" for turn in chat.messages):
+            query.system_prompt = ""
         query.chat.messages.extend(pb.ChatMessage(role=turn.role, content=_text(turn)) for turn in chat.messages)
-        body: _Body = chat
     else:
-        completion = _decoded(line.body, _CompletionBody, "body")
-        query = _query(completion, defaults)
+        body = completion = _decoded(line.body, _CompletionBody, "body")
+        query.system_prompt = ""
         query.prompt = completion.prompt
-        body = completion
+    _set_sampling(query.sampling, body)
+    _set_program(query, body)
     gold = body.dynasor.gold
-    return Question(query, line.url == CHAT_URL, query.answer_type, None if gold is None else str(gold))
+    answer_type = query.answer_type or AnswerType.TEXT
+    return Question(query, line.url == CHAT_URL, answer_type, None if gold is None else str(gold))
 
 
 # --- the shape of a line ---
@@ -266,61 +250,49 @@ def _decoded(content: bytes | msgspec.Raw, shape: type[_Shape], path: str) -> _S
         raise _not_json(error) from error
 
 
-def _query(body: _Body, defaults: Defaults) -> pb.Query:
-    """The query without its input; what the body leaves out comes from the defaults."""
-    extra = body.dynasor
-    algorithm = _first(extra.algorithm, defaults.algorithm)
-    deadline_seconds = _first(extra.deadline_seconds, defaults.deadline_seconds)
-    query = pb.Query(
-        sampling=pb.SamplingParameters(
-            temperature=_first(body.temperature, defaults.temperature),
-            top_p=_first(body.top_p, defaults.top_p),
-            top_k=body.top_k,
-            max_tokens=_max_tokens(body, defaults),
-            stop=_stop(body, defaults),
-            seed=body.seed,
-            thinking_token_budget=body.thinking_token_budget,
-        ),
-        answer_type=_first(extra.answer_type, defaults.answer_type),
-        model=_first(body.model, defaults.model),
-        algorithm=pb.Algorithm(type_string=algorithm) if algorithm else None,
-        policy=pb.Policy(
-            rule=_first(extra.rule, defaults.rule), chain_rule=_first(extra.chain_rule, defaults.chain_rule)
-        ),
-        budget=pb.Budget(max_tokens=_first(extra.budget_tokens, defaults.budget_tokens)),
-        query_class=pb.QUERY_CLASS_BATCH,
-        tenant=defaults.tenant,
-        labels=dict(defaults.labels) | extra.labels,
-        probe=pb.Probe(**msgspec.structs.asdict(extra.probe)) if extra.probe else None,
-        reward=pb.Reward(**msgspec.structs.asdict(extra.reward)) if extra.reward else None,
-    )
-    query.deadline.FromNanoseconds(round(deadline_seconds * 1e9))
-    return query
-
-
-def _max_tokens(body: _Body, defaults: Defaults) -> int | None:
+def _set_sampling(sampling: pb.SamplingParameters, body: _Body) -> None:
     older, newer = body.max_tokens, body.max_completion_tokens
     if older is not None and newer is not None and older != newer:
         message = f"body.max_completion_tokens is {newer} and body.max_tokens is {older}; give one of them"
         raise BadLine(LineProblem.INVALID_FIELD, message)
-    return _first(newer, _first(older, defaults.max_tokens))
+    said = pb.SamplingParameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        max_tokens=older if newer is None else newer,
+        seed=body.seed,
+        thinking_token_budget=body.thinking_token_budget,
+    )
+    sampling.MergeFrom(said)
+    if body.stop is not None:
+        sampling.stop[:] = [body.stop] if isinstance(body.stop, str) else body.stop
 
 
-def _stop(body: _Body, defaults: Defaults) -> list[str]:
-    if body.stop is None:
-        return list(defaults.stop)
-    return [body.stop] if isinstance(body.stop, str) else body.stop
+def _set_program(query: pb.Query, body: _Body) -> None:
+    program = body.dynasor
+    if body.model is not None:
+        query.model = body.model
+    if program.algorithm is not None:
+        query.algorithm.type_string = program.algorithm
+    if program.rule is not None:
+        query.policy.rule = program.rule
+    if program.chain_rule is not None:
+        query.policy.chain_rule = program.chain_rule
+    if program.answer_type is not None:
+        query.answer_type = program.answer_type
+    if program.budget_tokens is not None:
+        query.budget.max_tokens = program.budget_tokens
+    if program.deadline_seconds is not None:
+        query.deadline.FromNanoseconds(round(program.deadline_seconds * 1e9))
+    if program.probe is not None:
+        query.probe.CopyFrom(pb.Probe(**msgspec.structs.asdict(program.probe)))
+    if program.reward is not None:
+        query.reward.CopyFrom(pb.Reward(**msgspec.structs.asdict(program.reward)))
+    query.labels.update(program.labels)
 
 
 def _text(turn: _Turn) -> str:
     return turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
-
-
-_Value = TypeVar("_Value")
-
-
-def _first(said: _Value | None, default: _Value) -> _Value:
-    return default if said is None else said
 
 
 def _problem(error: msgspec.ValidationError) -> tuple[str, str]:
