@@ -170,9 +170,9 @@ def test_values_become_rewards_by_the_largest_possible_one(
         (json.dumps(probes_record(text_positions=[[1, 1]])), r"text_positions without text"),
         (
             json.dumps(probes_record(text="abc", text_positions=[[2, 2], [1, 3]])),
-            r"text_positions must increase, up to \[40, 3\]",
+            r"text_positions must not decrease, up to \[40, 3\]",
         ),
-        (json.dumps(probes_record(text="abc", text_positions=[[2, 4]])), r"text_positions must increase"),
+        (json.dumps(probes_record(text="abc", text_positions=[[2, 4]])), r"text_positions must not decrease"),
         ('{"probes": []}', r"t\.jsonl:2: .*missing required field .*; a probes record is \{dataset, model"),
         (json.dumps(steps_record(steps=[])), r"t\.jsonl:2: .*length >= 1.*; a steps record is"),
         (

@@ -220,6 +220,14 @@ def test_a_thought_that_was_recorded_twice_is_twice_as_likely() -> None:
     assert [thought(play, "", number).text for number in range(6)] == ["a", "b", "a"] * 2
 
 
+def test_a_candidate_that_adds_no_words_is_its_parent_over_again() -> None:
+    root = build_tree(
+        tree([{"thought": "a\n", "selected": True}], [{"thought": "a\n"}, {"thought": "a\nb\n"}, {"thought": "a\n\n"}])
+    )
+
+    assert list(root.children["a"].children) == ["b"]
+
+
 def test_calls_without_a_branch_take_turns_at_each_recorded_place() -> None:
     play = play_of("stepwise")
 

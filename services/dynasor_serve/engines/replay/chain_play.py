@@ -71,7 +71,7 @@ class ChainPlay:
             return stated_reply(question.stated)
         chain, text = self._chains[place.number], self._texts.of(self._chains[place.number], place.number)
         asked = bisect_right(text.asked_from, text.position(place.characters))
-        probe = chain.trials()[asked - 1] if asked else NOTHING
+        probe = text.probes[asked - 1] if asked else NOTHING
         # Whoever probes wants what was recorded of a probe; whoever closes the thinking at its end, what it came to.
         final = chain.as_written(chain.final_answer)
         if final and question.ask is Ask.CONCLUDE and place.characters == len(text.text):

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from dynasor_serve.certaindex.probe_schedule import REFLECTION_MARKS
 from dynasor_serve.engines.replay.emission import Emission
-from dynasor_serve.engines.replay.records import ProbesRecord
+from dynasor_serve.engines.replay.records import Probe, ProbesRecord
 from dynasor_serve.engines.replay.synthetic_text import last_sentence, sign, stretch
 from dynasor_serve.engines.replay.token_odds import MadeUp
 from dynasor_serve.engines.replay.token_offsets import TokenOffsets
@@ -29,7 +29,7 @@ _THOUGHT: Final = "\n</think>\n\n"
 
 @dataclass(frozen=True, slots=True)
 class ChainText:
-    """A chain's text, where its tokens end, and from which token on each of its probes was asked.
+    """A chain's text, where its tokens end, its probes, and from which token on each of them was asked.
 
     A probe at a mark is asked about the text before the mark, which is complete a token or more before the mark is seen
     to be one. A recording tells where the chain was then; a recorded text tells where the mark begins.
@@ -37,6 +37,7 @@ class ChainText:
 
     text: str
     offsets: TokenOffsets
+    probes: tuple[Probe, ...] = ()
     asked_from: tuple[int, ...] = ()
 
     def position(self, characters: int) -> int:
@@ -91,14 +92,16 @@ def chain_text(record: ProbesRecord, number: int, *, characters_per_token: float
     if record.text is not None:
         end = (record.tokens, len(record.text))
         offsets = TokenOffsets.through((*(record.text_positions or ()), end))
-        return ChainText(record.text, offsets, tuple(_asked_from(record, record.text, offsets)))
+        probes = record.trials()
+        return ChainText(record.text, offsets, probes, tuple(_asked_from(probes, record.text, offsets)))
     return _synthesised(record, number, characters_per_token)
 
 
 def _synthesised(record: ProbesRecord, number: int, characters_per_token: float) -> ChainText:
     if not record.tokens:
-        return ChainText("", TokenOffsets.even(0, 0), tuple(probe.position for probe in record.trials()))
-    marks = [probe.position for probe in record.trials() if 0 < probe.position < record.tokens]
+        return ChainText("", TokenOffsets.even(0, 0))
+    probes = record.trials()
+    marks = [probe.position for probe in probes if 0 < probe.position < record.tokens]
     text = (_THINK if record.think_tags else "") + sign(number)
     points: list[tuple[int, int]] = []
     position = 0
@@ -121,13 +124,12 @@ def _synthesised(record: ProbesRecord, number: int, characters_per_token: float)
         position += 1
         points.append((position, len(text)))
     think_until(record.tokens, _ending(record))
-    positions = tuple(probe.position for probe in record.trials())
-    return ChainText(text, TokenOffsets.through(points), positions)
+    return ChainText(text, TokenOffsets.through(points), probes, tuple(probe.position for probe in probes))
 
 
-def _asked_from(record: ProbesRecord, text: str, offsets: TokenOffsets) -> Iterator[int]:
+def _asked_from(probes: Iterable[Probe], text: str, offsets: TokenOffsets) -> Iterator[int]:
     latest = 0
-    for probe in record.trials():
+    for probe in probes:
         end = offsets.characters_of(probe.position)
         marks = [mark.start() for mark in _MARKS.finditer(text, max(0, end - _SEEN_WITHIN_CHARACTERS), end)]
         latest = max(latest, offsets.whole_tokens(marks[-1]) if marks else probe.position)

@@ -58,6 +58,7 @@ def final_probe(answer: str, position: int) -> Probe:
 
 
 def _written(answer: str, question: Question) -> str:
+    closed = answer + (" }" if answer.endswith("\\") else "}")  # a backslash would take the brace for its own
     if question.opened_box:
-        return answer + "}"
-    return f"\\boxed{{{answer}}}" if answer else ""
+        return closed
+    return f"\\boxed{{{closed}" if answer else ""

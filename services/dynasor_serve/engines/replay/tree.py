@@ -86,8 +86,13 @@ def _parent_of(
 
 
 def _add(record: StepsRecord, parent: Node, candidate: Candidate, before: Candidate | None) -> Node:
-    """Add a candidate below its parent; `before` is the path that its thought repeats."""
+    """Add a candidate below its parent; `before` is the path that its thought repeats.
+
+    One that adds no words is its parent over again: models say so where nothing is left to be said.
+    """
     text = candidate.thought.removeprefix("" if before is None else before.thought).strip("\n")
+    if not text:
+        return parent
     node = parent.children.get(text)
     if node is None:
         node = parent.children[text] = Node(
