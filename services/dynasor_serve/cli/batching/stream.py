@@ -24,6 +24,9 @@ PATIENCE_SECONDS = 300.0
 """How long a gateway may be away: its node may have to be replaced."""
 
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 10.0
+_WRITE_FAILED, _BROKE = "Internal error from Core", "the stream broke"
+"""What grpc.aio tells the reading side where a write has failed before it heard why, and what that means."""
+
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
@@ -77,7 +80,7 @@ async def answers(
             is_settled = bool(reason_of(error)) and error.code() is not grpc.StatusCode.UNAVAILABLE
             if is_settled or error.code() not in _PASSING:
                 raise refusal(error, address) from error
-            trouble = error.details() or error.code().name
+            trouble = _BROKE if error.details() == _WRITE_FAILED else error.details() or error.code().name
         finally:
             call.cancel()
             sending.cancel()
