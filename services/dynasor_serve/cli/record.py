@@ -114,18 +114,27 @@ async def _recording(stack: StackOptions, plan: _Plan) -> ExitCode:
         return interrupted.exit_code
 
 
-async def _record(stack_options: StackOptions, plan: _Plan) -> ExitCode:
+async def _record(stack: StackOptions, plan: _Plan) -> ExitCode:
     partial = _partial(plan.out)
     done = _whole_lines(partial)
-    known = {(line["question_id"], line.get("program", 0)) for line in done}
+    known = {(line["question_id"], line["program"]) for line in done}
     jobs = [job for job in plan.jobs if (job.question.id, job.seed) not in known]
+    left_out = await _append(stack, plan, jobs, len(done)) if jobs else []
+    if left_out:
+        raise CommandFailed(f"{plural(len(left_out), 'program')} left out; {left_out[0]}", ExitCode.FAILED)
+    _finish(partial, plan)
+    print(f"{plural(len(plan.jobs), 'program')} recorded in {plan.out}")
+    return ExitCode.ANSWERED
+
+
+async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job], done: int) -> list[str]:
+    """Runs the jobs and appends a line for each; returns why some made none."""
     left_out: list[str] = []
-    with stages() as report:
+    with stages() as report, _partial(plan.out).open("ab") as file:
         try:
             async with LocalStack(stack_options, report) as stack, connected(stack.gateway) as stub:
-                redis = connect(stack.redis_url)
-                programs = recorded(stub, redis, plan.recipe, jobs, concurrency=plan.concurrency)
-                with partial.open("ab") as file:
+                async with connect(stack.redis_url) as redis:
+                    programs = recorded(stub, redis, plan.recipe, jobs, concurrency=plan.concurrency)
                     async with contextlib.aclosing(programs):  # type: ignore[type-var]
                         async for program in programs:
                             try:
@@ -135,18 +144,13 @@ async def _record(stack_options: StackOptions, plan: _Plan) -> ExitCode:
                                 continue
                             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                             file.flush()
-                            done.append(line)
-                            report(f"{len(done)} of {len(plan.jobs)} programs recorded")
-                await redis.aclose()
+                            done += 1
+                            report(f"{done} of {len(plan.jobs)} programs recorded")
         except StackError as error:
             raise CommandFailed(str(error), ExitCode.FAILED) from error
         except grpc.aio.AioRpcError as error:
             raise refusal(error, "the stack's gateway") from error
-    if left_out:
-        raise CommandFailed(f"{plural(len(left_out), 'program')} left out; {left_out[0]}", ExitCode.FAILED)
-    _finish(partial, plan.out)
-    print(f"{plural(len(done), 'program')} recorded in {plan.out}")
-    return ExitCode.ANSWERED
+    return left_out
 
 
 def _partial(out: Path) -> Path:
@@ -164,12 +168,14 @@ def _whole_lines(partial: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _finish(partial: Path, out: Path) -> None:
+def _finish(partial: Path, plan: _Plan) -> None:
     """Makes the whole trace appear at once, in the order of the questions."""
-    ordered = sorted(_whole_lines(partial), key=lambda line: (line["question_id"], line["program"]))
-    with _replacing(out) as path:
-        text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in ordered)
-        path.write_bytes(gzip.compress(text, mtime=0) if out.suffix == ".gz" else text)
+    place = {(job.question.id, job.seed): number for number, job in enumerate(plan.jobs)}
+    lines = {(line["question_id"], line["program"]): line for line in _whole_lines(partial)}
+    ordered = [lines[job] for job in sorted(place, key=place.__getitem__)]
+    text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in ordered)
+    with _replacing(plan.out) as path:
+        path.write_bytes(gzip.compress(text, mtime=0) if plan.out.suffix == ".gz" else text)
     partial.unlink()
 
 
