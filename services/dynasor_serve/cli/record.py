@@ -132,20 +132,24 @@ async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job],
     left_out: list[str] = []
     with stages() as report, _partial(plan.out).open("ab") as file:
         try:
-            async with LocalStack(stack_options, report) as stack, connected(stack.gateway) as stub:
-                async with connect(stack.redis_url) as redis:
-                    programs = recorded(stub, redis, plan.recipe, jobs, concurrency=plan.concurrency)
-                    async with contextlib.aclosing(programs):  # type: ignore[type-var]
-                        async for program in programs:
-                            try:
-                                line = trace_line(program) | {"program": program.seed}
-                            except NotRecordable as error:
-                                left_out.append(str(error))
-                                continue
-                            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                            file.flush()
-                            done += 1
-                            report(f"{done} of {len(plan.jobs)} programs recorded")
+            async with (
+                LocalStack(stack_options, report) as stack,
+                connected(stack.gateway) as stub,
+                connect(stack.redis_url) as redis,
+                contextlib.aclosing(  # type: ignore[type-var]
+                    recorded(stub, redis, plan.recipe, jobs, concurrency=plan.concurrency)
+                ) as programs,
+            ):
+                async for program in programs:
+                    try:
+                        line = trace_line(program) | {"program": program.seed}
+                    except NotRecordable as error:
+                        left_out.append(str(error))
+                        continue
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    file.flush()
+                    done += 1
+                    report(f"{done} of {len(plan.jobs)} programs recorded")
         except StackError as error:
             raise CommandFailed(str(error), ExitCode.FAILED) from error
         except grpc.aio.AioRpcError as error:

@@ -49,15 +49,15 @@ _EVERY_16 = "consensus-window:window=3,interval=16"
 ALGORITHMS = (
     Show("self-consistency", "self-consistency:max_samples=8,width=4", "beta-posterior:confidence=0.9"),
     Show(
-        "self-consistency of chains", "self-consistency:max_samples=4,width=4", "majority-locked", chain_rule=_EVERY_16
+        "self-consistency of chains", "self-consistency:max_samples=3,width=3", "majority-locked", chain_rule=_EVERY_16
     ),
     Show("chain-of-thought", "chain-of-thought", _EVERY_16),
-    Show("iterative-cot", "iterative-cot:max_rounds=4", "consensus-window:window=2"),
-    Show("best-of-n", "best-of-n:max_samples=4,width=4", "reward-threshold:max=0.55,detect=2"),
-    Show("rebase", "rebase:width=4,step_tokens=64", "static-threshold:threshold=0.5,detect=2", PARTED_STEPS),
+    Show("iterative-cot", "iterative-cot:max_rounds=3", "consensus-window:window=2"),
+    Show("best-of-n", "best-of-n:max_samples=3,width=3", "reward-threshold:max=0.55,detect=2"),
+    Show("rebase", "rebase:width=3,step_tokens=64", "static-threshold:threshold=0.5,detect=2", PARTED_STEPS),
     Show(
         "mcts",
-        "mcts:rollouts=4,expansions=2,width=2,step_tokens=64",
+        "mcts:rollouts=3,expansions=2,width=3,step_tokens=64",
         "static-threshold:threshold=0.9,detect=2 & reward-threshold:mean=0.4,detect=2",
         PARTED_STEPS,
     ),
@@ -85,7 +85,7 @@ RULES = (
         cap=4,
     ),
 )
-_RULE_QUESTIONS = 8
+_RULE_QUESTIONS = 6
 
 
 def questions() -> Iterator[Line]:
