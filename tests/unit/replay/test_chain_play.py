@@ -176,20 +176,31 @@ def test_an_answer_is_put_into_a_box_where_the_question_has_opened_none() -> Non
     assert asked("converging", prefix, "\nIn short \\fbox{")[1].text == "204}."
 
 
-@pytest.mark.parametrize("answer", ["11^{", "\\(2, 4)\\", "\\frac{1}{2}", "a \\text{ or } b"])
-@pytest.mark.parametrize("suffix", [DEER, " So far: "])
-def test_answers_with_odd_braces_are_read_as_they_were_recorded(answer: str, suffix: str) -> None:
+def replied(answer: str, suffix: str) -> Emission:
+    """The reply of a chain that once answered this."""
     fields: dict[str, Any] = {"dataset": "d", "model": "m", "question_id": "q", "gold": "7", "answers": (answer,)}
     record = ProbesRecord(tokens=10, probes=((4.0, 0.0, 1.0, 9.0),), **fields)
     play = ChainPlay((record,), texts=ChainTexts(characters_per_token=4))
-    text = play.answer(Reply(), 0)
-    assert text is not None
-
-    reply = play.answer(Reply(text.emission.text + suffix), 0)
-
+    whole = play.answer(Reply(), 0)
+    assert whole is not None
+    reply = play.answer(Reply(whole.emission.text + suffix), 0)
     assert reply is not None
-    trial = read_trial(reply.emission.text, AnswerType.TEXT, opened_box=suffix == DEER)
+    return reply.emission
+
+
+@pytest.mark.parametrize("answer", ["\\(2, 4)\\", "\\frac{1}{2}", "a \\text{ or } b", "\\{1, 2\\}"])
+@pytest.mark.parametrize("suffix", [DEER, " So far: "])
+def test_answers_with_braces_and_backslashes_are_read_as_they_were_recorded(answer: str, suffix: str) -> None:
+    trial = read_trial(replied(answer, suffix).text, AnswerType.TEXT, opened_box=suffix == DEER)
+
     assert trial.answer == answer
+
+
+@pytest.mark.parametrize(("suffix", "text"), [(DEER, "11^{"), (" So far: ", "\\boxed{11^{")])
+def test_an_answer_that_was_cut_off_inside_a_brace_is_cut_off_again(suffix: str, text: str) -> None:
+    reply = replied("11^{", suffix)
+
+    assert (reply.text, reply.tokens, reply.finish_reason) == (text, 9, "length")
 
 
 def test_before_the_first_probe_there_is_no_answer() -> None:
