@@ -239,6 +239,8 @@ async def test_pairs_that_two_requests_wait_for_outlive_the_first() -> None:
         os.kill(worker, signal.SIGSTOP)
         pairs = [("x+z", "z+x+0"), ("x+w", "w+x+0")]
         first = asyncio.create_task(pool.decide(pairs, within_seconds=0.1))
+        await asyncio.sleep(0)  # before the smaller request, which would come first
+        await asyncio.sleep(0)
         second = asyncio.create_task(pool.decide(pairs[1:]))
         assert await first == [NOT_REACHED] * 2
         assert await asyncio.wait_for(second, 30) == [EQUAL]

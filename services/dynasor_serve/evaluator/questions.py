@@ -5,8 +5,8 @@ Requests add questions and wait; workers take one at a time and settle it. A que
 taken once, and outlives the first of them.
 
 The next question is one of the program that has had the least of the workers' time, so that a program whose answers
-take long delays another by the one question that is at work, and not by all it has. A program's time is remembered when
-it asks again.
+take long delays another by the one question that is at work, and not by all it has; among those that have had as much,
+as newcomers have, it is one of the request that asks least. A program's time is remembered when it asks again.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Questions(Generic[Q, A]):
     def _next(self) -> tuple[Q, _Program[Q]] | None:
         """The next question that nobody has taken, and whose turn it is; those put off only after all others."""
         now = self._clock()
-        by_turn = sorted(self._requests, key=lambda request: request.program.turn(now))
+        by_turn = sorted(self._requests, key=lambda request: (*request.program.turn(now), len(request.questions)))
         for request in by_turn:
             while request.questions:
                 question = request.questions.popleft()

@@ -74,7 +74,7 @@ async def test_a_program_that_asks_again_does_not_begin_anew() -> None:
 async def test_what_is_at_work_counts_already() -> None:
     desk = Desk()
     await desk.ask(["first1", "first2"], program="first")
-    await desk.ask(["second1"], program="second")
+    await desk.ask(["second1", "second2", "second3"], program="second")
 
     assert await desk.questions.take() == "first1"
     assert await desk.questions.take() == "second1", "no time has passed, but the first program is being served"
@@ -84,18 +84,27 @@ async def test_what_is_at_work_counts_already() -> None:
 async def test_requests_without_a_name_are_programs_of_their_own() -> None:
     desk = Desk()
     await desk.ask(["a1:1", "a2:1", "a3:1"])
-    await desk.ask(["b1:1", "b2:1"])
+    await desk.ask(["b1:1", "b2:1", "b3:1"])
 
-    assert await desk.work(5) == ["a1:1", "b1:1", "a2:1", "b2:1", "a3:1"]
+    assert await desk.work(6) == ["a1:1", "b1:1", "a2:1", "b2:1", "a3:1", "b3:1"]
+
+
+async def test_among_newcomers_the_request_that_asks_least_is_first() -> None:
+    desk = Desk()
+    await desk.ask(["many1:1", "many2:1", "many3:1"], program="many")
+    await desk.ask(["few1:1", "few2:1"], program="few")
+    await desk.ask(["one:1"], program="one")
+
+    assert await desk.work(4) == ["one:1", "few1:1", "many1:1", "few2:1"]
 
 
 async def test_what_is_put_off_comes_after_everybody() -> None:
     put_off = {"a1"}
     desk = Desk(is_put_off=put_off.__contains__)
     await desk.ask(["a1", "a2"])
-    await desk.ask(["b1"])
+    await desk.ask(["b1", "b2", "b3"])
 
-    assert await desk.work(3) == ["a2", "b1", "a1"]
+    assert await desk.work(5) == ["a2", "b1", "b2", "b3", "a1"]
 
 
 async def test_a_question_of_two_requests_is_taken_once_and_outlives_the_first() -> None:
