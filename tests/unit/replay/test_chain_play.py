@@ -265,6 +265,16 @@ def test_a_reply_begins_at_its_chains_sign_wherever_the_prompt_ends() -> None:
     assert play.find_start(" and explain.\n") is None
 
 
+def test_a_reply_with_tags_begins_at_its_tag() -> None:
+    fields: dict[str, Any] = {"dataset": "d", "model": "m", "question_id": "q", "gold": "7", "answers": ()}
+    chain = ProbesRecord(tokens=100, probes=(), think_tags=True, final_answer="7", **fields)
+    play = ChainPlay((chain,), texts=ChainTexts(characters_per_token=4))
+    whole = play.answer(Reply(), 0)
+    assert whole is not None
+
+    assert play.find_start("Think.\n" + whole.emission.text[:50]) == len("Think.\n")
+
+
 def test_recorded_texts_are_found_by_their_beginning_and_played_as_they_are() -> None:
     fields: dict[str, Any] = {"dataset": "d", "model": "m", "question_id": "q", "gold": "7", "answers": ("6", "7")}
     rows = ((4.0, 0.0, 1.0, 3.0), (8.0, 1.0, 0.0, 5.0))

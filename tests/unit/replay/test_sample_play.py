@@ -123,7 +123,16 @@ def test_a_sample_has_its_answer_at_its_end_and_none_before() -> None:
     assert answered(samples, text[:200] + DEER).emission.text == "}."
     assert answered(samples, text[:200] + CONCLUSION).emission.text == "}."
     assert answered(samples, text + CONCLUSION).emission.text == "42}."
-    assert answered(samples, text + " So far: ").emission.text == "\\boxed{42}."
+    assert answered(samples, text + "\n</think>\n\nSo: ").emission.text == "\\boxed{42}."
+
+
+def test_words_behind_a_whole_sample_are_another_turn_of_the_conversation() -> None:
+    samples = play(*[sample(tokens=200)] * 3)
+    said = emitted(samples, 0).text
+
+    answer = answered(samples, said + "\n\nAre you sure?\n\n", 1)
+
+    assert (answer.ask, answer.emission.text) == (Ask.GO_ON, emitted(samples, 1).text)
 
 
 @pytest.mark.parametrize(("reward", "told"), [(0.83, 0.83), (0.0, 0.0), (1.0, 1.0), (None, 0.5)])

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dynasor_serve.engines.replay.faults import Fault
+from dynasor_serve.engines.replay.pooling import RewardFace
 from dynasor_serve.engines.replay.settings import read_settings
+from dynasor_serve.engines.replay.suffixes import Ask
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,16 @@ def test_a_port_that_kubernetes_set_is_explained(monkeypatch: pytest.MonkeyPatch
 def test_values_that_do_not_fit_are_refused(flags: list[str], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         read_settings(flags)
+
+
+def test_a_reward_model_is_of_a_known_kind_and_faults_of_different_calls_add_up_apart() -> None:
+    settings = read_settings(["--traces", "a", "--reward", "score", "--fault", "empty-probe:1", "nan-reward:1"])
+
+    assert settings.reward is RewardFace.SCORE
+    assert settings.fault_plan.draw("q/0/1.1", Ask.JUDGE) is Fault.NAN_REWARD
+    assert read_settings(["--traces", "a"]).reward is None
+    with pytest.raises(ValueError, match="'classify', 'score' or 'pooling'"):
+        read_settings(["--traces", "a", "--reward", "praise"])
 
 
 def test_unknown_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

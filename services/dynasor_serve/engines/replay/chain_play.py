@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from dynasor_serve.engines.replay.chain_text import ChainTexts
+from dynasor_serve.engines.replay.chain_text import THINK, ChainTexts
 from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.placing import LEAST_CHARACTERS, Place, RecordedText, find_place, find_start
 from dynasor_serve.engines.replay.play import NO_PATH, UNKNOWN_REWARD, Answer, PathRewards, Reply, judgement
@@ -38,7 +38,10 @@ class ChainPlay:
 
     def find_start(self, region: str) -> int | None:
         texts = [RecordedText(i, chain.text or "", chain.text is None) for i, chain in enumerate(self._chains)]
-        return find_start(region, texts)
+        start = find_start(region, texts)
+        if start is not None and any(chain.think_tags for chain in self._chains) and region[:start].endswith(THINK):
+            return start - len(THINK)
+        return start
 
     def turn(self, reply: Reply) -> str | None:
         return None if reply.text else self._name

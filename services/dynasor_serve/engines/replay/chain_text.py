@@ -23,7 +23,8 @@ from dynasor_serve.engines.replay.token_offsets import TokenOffsets
 _MARK: Final = "Wait, "  # one token
 _MARKS: Final = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, REFLECTION_MARKS))})(?=\W)")
 _SEEN_WITHIN_CHARACTERS: Final = 32  # of a mark's beginning: an engine sends a few tokens at a time
-_THINK: Final = "<think>\n"
+#: Opens the thinking of a chain that is written with tags.
+THINK: Final = "<think>\n"
 _THOUGHT: Final = "\n</think>\n\n"
 
 
@@ -102,7 +103,7 @@ def _synthesised(record: ProbesRecord, number: int, characters_per_token: float)
         return ChainText("", TokenOffsets.even(0, 0))
     probes = record.trials()
     marks = [probe.position for probe in probes if 0 < probe.position < record.tokens]
-    text = (_THINK if record.think_tags else "") + sign(number)
+    text = (THINK if record.think_tags else "") + sign(number)
     points: list[tuple[int, int]] = []
     position = 0
 

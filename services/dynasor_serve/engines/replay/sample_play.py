@@ -2,21 +2,25 @@ r"""Plays the recorded samples of a question.
 
 A sample's text is the recorded one, else filler reasoning and the final answer in `\boxed{}`. A call that goes on
 behind a part of a sample gets the rest of that sample. What a sample would have answered on its way was not recorded:
-asked before its end, it has no answer.
+asked before its end, it has no answer. Words of a user's own behind a whole sample are another turn: the next sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from dynasor_serve.engines.replay.emission import Emission
 from dynasor_serve.engines.replay.placing import LEAST_CHARACTERS, Place, RecordedText, find_place, find_start
 from dynasor_serve.engines.replay.play import NO_PATH, UNKNOWN_REWARD, Answer, PathRewards, Reply, judgement
 from dynasor_serve.engines.replay.probe_reply import NOTHING, final_probe, probe_reply, stated_reply
 from dynasor_serve.engines.replay.records import Sample, SamplesRecord
-from dynasor_serve.engines.replay.suffixes import Ask
+from dynasor_serve.engines.replay.suffixes import Ask, Question
 from dynasor_serve.engines.replay.synthetic_text import find_sign, last_sentence, sentences, sign
 from dynasor_serve.engines.replay.token_odds import AsRecorded, Even, MadeUp, TokenOdds
+
+#: Behind a whole sample no probe, but the next turn of a conversation that is written as one plain text.
+_OWN_WORDS: Final = Question(Ask.PROBE)
 
 
 class SamplePlay:
@@ -50,6 +54,8 @@ class SamplePlay:
         if place is None:
             return None
         sample = self._record.samples[place.number]
+        if place.question == _OWN_WORDS and place.characters == len(self._text(place.number)):
+            return Answer(Ask.GO_ON, self.emission(preferred))
         match place.question.ask:
             case Ask.GO_ON:
                 return Answer(Ask.GO_ON, self.emission(place.number).after(place.characters))
