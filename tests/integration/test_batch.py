@@ -206,8 +206,8 @@ async def test_two_thousand_lines_are_answered_each_once(job: Job) -> None:
 @pytest.mark.slow
 @pytest.mark.fault
 async def test_a_killed_command_goes_on_and_asks_nothing_twice(job: Job) -> None:
-    job.write(lines(1200))
-    for results in (150, 500, 900):
+    job.write(lines(700))
+    for results in (100, 300, 500):
         process = await job.started_until(results)
         process.kill()
         await process.communicate()
@@ -220,19 +220,19 @@ async def test_a_killed_command_goes_on_and_asks_nothing_twice(job: Job) -> None
 
     assert run.status == ExitCode.ANSWERED, run.errors
     assert job.out.read_bytes().startswith(whole_lines), "a finished line was asked or written again"
-    assert len(job.results()) == 1200
-    await job.assert_each_was_asked_once(1200)
+    assert len(job.results()) == 700
+    await job.assert_each_was_asked_once(700)
     summary = run.summary
-    assert summary["found_from_earlier_run"] == found >= 900
-    assert summary["judged"] == 1200, "results of the earlier runs count as well"
+    assert summary["found_from_earlier_run"] == found >= 500
+    assert summary["judged"] == 700, "results of the earlier runs count as well"
     assert f"{found:,} results of an earlier run found" in run.errors
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 async def test_a_killed_gateway_is_waited_for_and_nothing_is_repeated(job: Job) -> None:
-    job.write(lines(900))
-    process = await job.started_until(150)
+    job.write(lines(500))
+    process = await job.started_until(100)
     job.stack.kill("gateway")
 
     async def is_away() -> bool:
@@ -244,8 +244,8 @@ async def test_a_killed_gateway_is_waited_for_and_nothing_is_repeated(job: Job) 
 
     assert run.status == ExitCode.ANSWERED, run.errors
     assert "the gateway is back" in run.errors
-    assert len(job.results()) == 900
-    await job.assert_each_was_asked_once(900)
+    assert len(job.results()) == 500
+    await job.assert_each_was_asked_once(500)
 
 
 # --- stopping and going on ---
@@ -275,11 +275,11 @@ async def test_ctrl_c_leaves_what_was_asked_running_and_the_same_command_goes_on
 
 
 async def test_an_edited_line_is_asked_again_and_one_that_is_gone_left_out(job: Job) -> None:
-    job.write(lines(40))
-    process = await job.started_until(40 - 1, "--in-flight", "1")
+    job.write(lines(60))
+    process = await job.started_until(20, "--in-flight", "1")
     process.kill()
     await process.communicate()
-    edited = [line(0, rule="majority-locked"), *lines(41)[1:39], line(40)]
+    edited = [line(0, rule="majority-locked"), *lines(60)[2:], line(60)]
     job.write(reversed(edited))
 
     other = await job.run("--max-tokens", "7")
@@ -289,20 +289,21 @@ async def test_an_edited_line_is_asked_again_and_one_that_is_gone_left_out(job: 
     run = await job.run()
     assert run.status == ExitCode.ANSWERED, run.errors
     assert "1 line changed since the answer came, asked again: q0" in run.errors
+    assert "1 result of lines that are not in in.jsonl any more, left out" in run.errors
     results = job.results()
-    assert set(results) == {f"q{number}" for number in range(41)} - {"q39"}
+    assert set(results) == {f"q{number}" for number in range(61)} - {"q1"}
     assert results["q0"]["response"]["body"]["dynasor"]["rule"] == "majority-locked"
-    assert run.summary["found_from_earlier_run"] >= 38
+    assert run.summary["found_from_earlier_run"] >= 18
 
 
 async def test_errors_that_may_have_passed_are_asked_again_of_whole_results(job: Job) -> None:
     """A cancelled query is such an error."""
-    job.write([*lines(3), line(3, rule="no-such-rule"), line(4, algorithm="self-consistency:max_samples=500,width=1")])
+    job.write([*lines(3), line(3, rule="no-such-rule"), line(4, algorithm="self-consistency:max_samples=200,width=1")])
     process = await job.start()
 
     async def cancelled() -> bool:
         for state in await job.queries():
-            if state.query.algorithm.self_consistency.max_samples == 500:
+            if state.query.algorithm.self_consistency.max_samples == 200:
                 return await job.stack.cancel(state.query_id, "by the test") in {
                     pb.QUERY_PHASE_RUNNING,
                     pb.QUERY_PHASE_CANCELLED,
@@ -322,7 +323,7 @@ async def test_errors_that_may_have_passed_are_asked_again_of_whole_results(job:
     assert again.status == ExitCode.FAILED, "a wrong rule does not pass"
     after = job.results()
     assert after["q4"]["error"] is None
-    assert after["q4"]["response"]["body"]["dynasor"]["samples"] == 500
+    assert after["q4"]["response"]["body"]["dynasor"]["samples"] == 200
     assert {name: found for name, found in after.items() if name != "q4"} == {
         name: found for name, found in before.items() if name != "q4"
     }
@@ -330,8 +331,8 @@ async def test_errors_that_may_have_passed_are_asked_again_of_whole_results(job:
 
 
 async def test_results_that_are_all_there_need_no_gateway(job: Job) -> None:
-    job.write(lines(3))
-    process = await job.started_until(2, "--in-flight", "1")
+    job.write(lines(60))
+    process = await job.started_until(10, "--in-flight", "1")
     process.kill()
     await process.communicate()
     nowhere = ("--address", "127.0.0.1:9")
@@ -341,9 +342,9 @@ async def test_results_that_are_all_there_need_no_gateway(job: Job) -> None:
     assert "The same command goes on from here" in away.errors
     assert away.summary["error"]["reason"] == "UNREACHABLE"
 
-    job.write(lines(2))
+    job.write(lines(10))
     assert (await job.run(*nowhere)).status == ExitCode.ANSWERED
-    assert set(job.results()) == {"q0", "q1"}
+    assert set(job.results()) == {f"q{number}" for number in range(10)}
 
 
 @pytest.mark.parametrize(
