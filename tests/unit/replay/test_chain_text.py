@@ -134,15 +134,18 @@ def test_a_recorded_text_is_played_with_its_recorded_positions() -> None:
     assert [written.position(characters) for characters in (0, 4, 5, 7, 10, 16)] == [0, 3, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize(("behind", "asked_from"), [("Wait, no", 5), ("Right so", 8)])
+@pytest.mark.parametrize(("behind", "asked_from"), [("Wait, no", 5), ("Wait a i", 5), ("Right so", 8), ("Waiting.", 8)])
 def test_a_probe_at_a_mark_of_a_recorded_text_holds_from_the_mark_on(behind: str, asked_from: int) -> None:
     fields = ("token_position", "answer_index", "certain", "confidence", "probe_out_tokens")
     record = chain(
-        text=f"It is 7. Yes. {behind} .", tokens=10, text_positions=((5, 14), (8, 22)),
-        probe_fields=fields, probes=((8.0, 0.0, 1.0, 0.5, 4.0),),
-    )  # fmt: skip
+        text=f"So Wait. Yes. {behind} .",
+        tokens=10,
+        text_positions=((3, 9), (5, 14), (8, 22)),
+        probe_fields=fields,
+        probes=((3.0, 0.0, 1.0, 0.5, 4.0), (8.0, 0.0, 1.0, 0.5, 4.0)),
+    )
 
-    assert chain_text(record, 0, characters_per_token=4).asked_from == (asked_from,)
+    assert chain_text(record, 0, characters_per_token=4).asked_from == (1, asked_from), "the first mark is the first's"
 
 
 def test_the_latest_texts_are_kept() -> None:

@@ -22,7 +22,7 @@ from dynasor_serve.engines.replay.token_offsets import TokenOffsets
 
 _MARK: Final = "Wait, "  # one token
 _MARKS: Final = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, REFLECTION_MARKS))})(?=\W)")
-_SEEN_WITHIN_CHARACTERS: Final = 32  # of a mark's beginning: an engine sends a few tokens at a time
+_SEEN_WITHIN_CHARACTERS: Final = 80  # of a mark's beginning: an engine may send 16 tokens at a time
 #: Opens the thinking of a chain that is written with tags.
 THINK: Final = "<think>\n"
 _THOUGHT: Final = "\n</think>\n\n"
@@ -129,12 +129,12 @@ def _synthesised(record: ProbesRecord, number: int, characters_per_token: float)
 
 
 def _asked_from(probes: Iterable[Probe], text: str, offsets: TokenOffsets) -> Iterator[int]:
-    latest = 0
+    seen = 0  # characters up to the last probe
     for probe in probes:
         end = offsets.characters_of(probe.position)
-        marks = [mark.start() for mark in _MARKS.finditer(text, max(0, end - _SEEN_WITHIN_CHARACTERS), end)]
-        latest = max(latest, offsets.whole_tokens(marks[-1]) if marks else probe.position)
-        yield latest
+        marks = [mark.start() for mark in _MARKS.finditer(text, max(seen, end - _SEEN_WITHIN_CHARACTERS), end)]
+        yield offsets.whole_tokens(marks[-1]) if marks else probe.position
+        seen = end
 
 
 def _ending(record: ProbesRecord) -> str:
