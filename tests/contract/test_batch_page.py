@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli.batching.input_file import MAX_LINE_BYTES
-from dynasor_serve.cli.batching.lines import BadLine, LineProblem, custom_id_of, question_of
+from dynasor_serve.cli.batching.line_shape import BadLine, LineProblem
+from dynasor_serve.cli.batching.lines import custom_id_of, question_of
 from dynasor_serve.cli.batching.results import decoded
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")

@@ -17,7 +17,8 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli import query_options as options
 from dynasor_serve.cli.batching.display import Display, displayed, progress_line
 from dynasor_serve.cli.batching.input_file import LineKey, LineNames, read_lines
-from dynasor_serve.cli.batching.lines import BadLine, question_of
+from dynasor_serve.cli.batching.line_shape import BadLine
+from dynasor_serve.cli.batching.lines import question_of
 from dynasor_serve.cli.batching.result_file import ResultFile, opened
 from dynasor_serve.cli.batching.results import Result, ResultId, bad_line_result, result_of
 from dynasor_serve.cli.batching.stream import Asked, answers

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli.batching import input_file
 from dynasor_serve.cli.batching.input_file import Identity, InputLine, LineNames, read_lines
-from dynasor_serve.cli.batching.lines import BadLine, LineProblem, custom_id_of, question_of
+from dynasor_serve.cli.batching.line_shape import BadLine, LineProblem
+from dynasor_serve.cli.batching.lines import custom_id_of, question_of
 from dynasor_serve.cli.failures import CommandFailed
 
 DEFAULT = pb.Query(
@@ -167,6 +168,9 @@ def test_both_names_of_the_token_limit_mean_the_same(fields: dict[str, int]) -> 
         (chat(dynasor={"lables": {}}), "UNKNOWN_FIELD", "body.dynasor.lables: .*did you mean 'labels'"),
         (chat(dynasor={"probe": {"every": 3}}), "UNKNOWN_FIELD", "body.dynasor.probe.every: .*known are: prompt, int"),
         (line({"messages": [CHAT[0] | {"name": "x"}]}), "UNKNOWN_FIELD", r"body.messages\[0\].name: .*role, content"),
+        (line({"messages": [{"role": "user", "content": [{"type": "text", "txt": "x"}]}]}), "UNKNOWN_FIELD",
+         r"content\[0\].txt: .*did you mean 'text'. known are: type, text$"),
+        (line({"prompt": "x", "stpo": 1}, "/v1/completions"), "UNKNOWN_FIELD", "body.stpo: .*'stop'. known .*prompt$"),
         (line({"messages": CHAT}, priority=1), "UNKNOWN_FIELD", "priority: .*known are: custom_id, method, url, body"),
         (line({}), "INVALID_FIELD", "body.messages: is missing; give a list"),
         (line({"messages": []}), "INVALID_FIELD", "body.messages: .*length >= 1"),

@@ -11,7 +11,8 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.cli.batching.display import progress_line
 from dynasor_serve.cli.batching.input_file import LineKey
-from dynasor_serve.cli.batching.lines import BadLine, LineProblem, Question
+from dynasor_serve.cli.batching.line_shape import BadLine, LineProblem
+from dynasor_serve.cli.batching.lines import Question
 from dynasor_serve.cli.batching.results import ResultId, bad_line_result, decoded, encoded, result_of
 from dynasor_serve.cli.batching.totals import Totals, accuracy_text, summary_json
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NewType
 
-from dynasor_serve.cli.batching.lines import BadLine, LineProblem, custom_id_of
+from dynasor_serve.cli.batching.line_shape import BadLine, LineProblem
+from dynasor_serve.cli.batching.lines import custom_id_of
 from dynasor_serve.cli.failures import bad_input
 
 LineKey = NewType("LineKey", bytes)

@@ -16,7 +16,8 @@ from msgspec import UNSET, UnsetType
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType, canonical
 from dynasor_serve.cli.batching.input_file import LineKey
-from dynasor_serve.cli.batching.lines import BadLine, Question
+from dynasor_serve.cli.batching.line_shape import BadLine
+from dynasor_serve.cli.batching.lines import Question
 from dynasor_serve.cli.standing import PHASES
 
 OK, UNPROCESSABLE, UNAVAILABLE = 200, 422, 503
