@@ -66,6 +66,34 @@ async def test_a_program_sees_nothing_but_its_job(tmp_path: Path, monkeypatch: p
     )
 
 
+async def test_what_the_kernel_says_of_a_program(tmp_path: Path) -> None:
+    isolation.sandbox()
+    running = asyncio.create_task(run(tmp_path, "while True: pass"))
+    await until(lambda: any("/program.py" in proc_file(each, "cmdline") for each in isolation.processes_left()))
+    (process,) = isolation.processes_left()
+    status = dict(line.split(":\t", 1) for line in proc_file(process, "status").splitlines() if ":\t" in line)
+    kinds = ("user", "mnt", "pid", "net", "ipc", "uts")
+    shared = [kind for kind in kinds if namespace(process, kind) == namespace("self", kind)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert shared == []
+    assert {status[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert "0" not in status["Uid"].split()
+
+
+def proc_file(process: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{process}/{name}").read_text()
+    except OSError:  # it ended meanwhile
+        return ""
+
+
+def namespace(process: int | str, kind: str) -> Path:
+    return Path(f"/proc/{process}/ns/{kind}").readlink()
+
+
 # What it does -> what becomes of it.
 ATTEMPTS = {
     "import socket; socket.socket()": "PermissionError",
@@ -180,6 +208,7 @@ async def test_a_program_that_does_not_read_its_job_is_no_obstacle(tmp_path: Pat
 
 
 async def test_a_cancelled_run_leaves_nothing(tmp_path: Path) -> None:
+    isolation.sandbox()
     running = asyncio.create_task(run(tmp_path, "while True: pass"))
     await until(isolation.processes_left)
     running.cancel()

@@ -236,6 +236,7 @@ async def test_a_machine_without_isolation_runs_nothing(monkeypatch: pytest.Monk
 
 
 async def test_candidates_are_judged_side_by_side() -> None:
+    isolation.sandbox()
     verifications = await asyncio.gather(*(verified(f"{GOOD}  # {number}") for number in range(8)))
 
     assert [each.reward for each in verifications] == [1.0] * 8

@@ -5,7 +5,7 @@ have to follow every release of Python and of two C libraries; what an unprivile
 sockets, children and namespaces gains from the calls left is its own memory, its files and its clock. The rest of the
 attack surface is what is cut off: see `_FORBIDDEN`.
 
-Neither pyseccomp nor libseccomp is used: the filter is sixty instructions, and a wheel cannot bring the library.
+Neither pyseccomp nor libseccomp is used: the filter is a hundred instructions, and a wheel cannot bring the library.
 """
 
 from __future__ import annotations
