@@ -44,4 +44,5 @@ def _succeeds(attempt: Callable[[], object]) -> bool:
     return True
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
 from pathlib import Path
@@ -26,6 +26,7 @@ _JAIL_MODULE = "dynasor_serve.evaluator.sandbox.jail"
 _INSPECTION = Path(__file__).with_name("inspection.py")
 _PIECE_BYTES = 1 << 16
 _ENDED_BYTES = 4096  # that the jail may add to a report
+_INSPECTION_SECONDS = 60.0  # it takes a tenth of one; a busy machine should not cost a verifier
 _END_SECONDS = 10.0  # for a jail to kill its program; it takes milliseconds on a machine that is not stuck
 
 
@@ -97,14 +98,15 @@ class Sandbox:
         """
         if sys.platform != "linux":
             raise IsolationUnavailable(f"the machine runs {platform.system()}", "run the evaluator on Linux")
+        patient = Sandbox(replace(self.limits, seconds=max(self.limits.seconds, _INSPECTION_SECONDS)))
         try:
-            ended = await self.run(_INSPECTION, b"")
+            ended = await patient.run(_INSPECTION, b"")
         except (OSError, JailLost) as error:
             raise IsolationUnavailable(f"the jail does not start ({error})", "see the evaluator's log") from error
         if ended.end is not End.EXITED or ended.code:
             raise IsolationUnavailable(
                 f"the inspection of the walls ended with {ended.end.value} {ended.code}",
-                "give the evaluator more time and memory per candidate; Python and its libraries must be readable",
+                "give the evaluator more memory per candidate; Python and its libraries must be readable for all",
             )
         possible = json.loads(ended.report)
         if possible:
@@ -187,8 +189,9 @@ async def _hear(process: Process, job: bytes, said: bytearray, most_bytes: int) 
 async def _end(process: Process, stdout: asyncio.StreamReader) -> None:
     """End a jail and its program, and see to it that they have gone: both have the pipe that is read to its end."""
     for end in (process.terminate, process.kill):
-        with suppress(ProcessLookupError, TimeoutError):
+        with suppress(ProcessLookupError):
             end()
+        with suppress(TimeoutError):
             async with asyncio.timeout(_END_SECONDS):
                 while await stdout.read(_PIECE_BYTES):
                     pass

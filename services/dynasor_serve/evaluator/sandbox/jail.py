@@ -73,7 +73,7 @@ def _guard(parent: int, plan: dict[str, Any]) -> dict[str, Any]:
     if not is_root:
         with _wall("a user namespace", _ALLOW_NAMESPACES):
             _enter_user_namespace()
-    with _wall("namespaces", _RUN_UNPRIVILEGED if is_root else _ALLOW_NAMESPACES):
+    with _wall("namespaces", f"{_RUN_UNPRIVILEGED}, and {_ALLOW_NAMESPACES}" if is_root else _ALLOW_NAMESPACES):
         linux.unshare(Namespace.MOUNTS | Namespace.PROCESSES | Namespace.NETWORK | Namespace.IPC | Namespace.HOST_NAME)
     die_with(parent)
     hears, tells = os.pipe()  # closed by the exec that makes the inmate the program

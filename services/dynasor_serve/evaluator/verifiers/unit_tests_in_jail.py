@@ -153,4 +153,5 @@ def _told(error: BaseException, file: str) -> str:
     return f"{said} in line {lines[-1]}" if lines else said
 
 
-main()
+if __name__ == "__main__":
+    main()
