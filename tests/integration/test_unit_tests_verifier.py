@@ -180,6 +180,8 @@ CHEATS = [
     'import json\njson.dumps = lambda *a, **k: \'{"passed": 3, "of": 3, "failure": ""}\'\ndef f(x): return 0',
     "import os\nwrite = os.write\nos.write = lambda to, it: write(to, it.replace(b'd 0', b'd 3'))\ndef f(x): return 0",
     "import sys\nsys.argv[:] = ['-O']\ndef f(x): return 0",
+    "import __main__\n__main__._run = lambda *a: (3, 3, '')\ndef f(x): return 0",
+    "import __main__\n__main__.PRISTINE['exec'] = lambda *a: None\ndef f(x): return 0",
     "__builtins__ = {}\n__name__ = '__main__'\ndef f(x): return 0",
 ]
 

@@ -5,8 +5,9 @@ Its standard input is a JSON object, `{"token", "code", "tests"}`. It writes lin
 run, and in the end `TOKEN passed NUMBER TESTS FAILURE`. Texts are in Python's escapes. What the candidate writes or
 exits with says nothing. See `unit_tests` for what a test is, and for what a candidate could still forge.
 
-From the moment the candidate's code runs, nothing here goes through what that code could have replaced: builtins are
-taken from a copy, functions of the system are bound before, and reports need no library.
+From the moment the candidate's code runs, no verdict goes through what that code could have patched by name: builtins
+are taken from a copy, functions of the system are bound before, reports need no library, and this module is none that
+can be imported.
 """
 
 import ast
@@ -118,6 +119,7 @@ def _loaded(code: str) -> types.ModuleType:
     """Run a candidate's own code, as an imported module and not as a script."""
     module = types.ModuleType("candidate")
     sys.modules[module.__name__] = module  # dataclasses look there
+    sys.modules["__main__"] = types.ModuleType("__main__")
     exec(compile(code, _CODE, "exec", dont_inherit=True), vars(module))  # noqa: S102 - it is what the jail is for
     return module
 
