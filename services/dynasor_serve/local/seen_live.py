@@ -71,11 +71,16 @@ RULES = (
     Show("majority-locked", _VOTE, "majority-locked", SHORT_ANSWER, cap=8),
     Show("m-of-n", _VOTE, "m-of-n:m=3", SHORT_ANSWER, cap=8),
     Show("m-of-n, out of reach", "self-consistency:max_samples=4,width=2", "m-of-n:m=5", SHORT_ANSWER, cap=4),
-    Show("consensus-window", "chain-of-thought", _EVERY_16),
-    Show("trial-confidence", "chain-of-thought", "trial-confidence:threshold=0.9,repeats=1,interval=16"),
-    Show("confidence-prune", _VOTE, "confidence-prune:warmup=3,keep=50,window=8", cap=8),
+    Show("consensus-window", "chain-of-thought", "consensus-window:window=2,interval=16"),
+    Show("trial-confidence", "chain-of-thought", "trial-confidence:threshold=0.6,repeats=1,interval=16"),
     Show(
-        "reward-threshold", "best-of-n:max_samples=4,width=2", "reward-threshold:max=0.6,detect=2", SHORT_ANSWER, cap=4
+        "confidence-prune",
+        "self-consistency:max_samples=8,width=8",
+        "confidence-prune:warmup=2,keep=50,window=8",
+        cap=8,
+    ),
+    Show(
+        "reward-threshold", "best-of-n:max_samples=4,width=2", "reward-threshold:max=0.44,detect=2", SHORT_ANSWER, cap=4
     ),
     Show(
         "both by &",
@@ -105,7 +110,7 @@ def page(results: Sequence[Line]) -> Iterator[str]:
     """The page in Markdown, a line at a time."""
     asked = {line["custom_id"]: line for line in questions()}
     told = {line["custom_id"]: line for line in results}
-    models = {line["response"]["body"]["model"] for line in results if line["response"]}
+    models = {line["response"]["body"]["model"] for line in results if line["response"] and not line["error"]}
     yield "# Seen live"
     yield ""
     yield (

@@ -15,11 +15,12 @@ from dynasor_serve.certaindex.clusters import AnswerClusters
 from dynasor_serve.certaindex.rules.rule import ChainRule
 from dynasor_serve.certaindex.trials import Trials
 from dynasor_serve.certaindex.verdict import Verdict
-from dynasor_serve.programs.calls import CallPlan
+from dynasor_serve.programs.calls import CHECKPOINT_TOKENS, CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
 from dynasor_serve.programs.probe_prompts import watch
 from dynasor_serve.programs.query import ProbeParameters
 
+_SHORTEST_CHECKPOINT = 16  # tokens
 _ASK_FOR_ANSWER = "\n\n**Final Answer**\n\\boxed{"
 
 
@@ -112,10 +113,14 @@ class Chain:
     def thinking_call(self) -> CallPlan:
         """The call that thinks; after a crash from where the text is durable."""
         shape = self.shape
+        watched = watch(shape.probe, shape.rule.schedule, self.position)
+        if shape.token_window:  # whoever prunes by the confidence of such groups must hear of each
+            tokens = min(CHECKPOINT_TOKENS, max(_SHORTEST_CHECKPOINT, shape.token_window))
+            watched = replace(watched, checkpoint_tokens=tokens)
         return CallPlan(
             continuation=self.text,
             max_tokens=max(1, shape.thinking_tokens - self.position),
-            watch=watch(shape.probe, shape.rule.schedule, self.position),
+            watch=watched,
             token_window=shape.token_window,
         )
 

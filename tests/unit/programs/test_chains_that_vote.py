@@ -57,6 +57,7 @@ def test_branches_of_low_confidence_are_pruned_and_the_others_vote() -> None:
     assert plan.token_window == 16
     assert plan.watch is not None
     assert plan.watch.probe is None, "nobody asked for probes"
+    assert plan.watch.checkpoint_tokens == 16, "the rule hears of every group of tokens"
     for branch, confidence in ((0, 5.0), (1, 7.0)):
         life.post(CallFinished(Branch(branch), "1.1", "1", "so 1", tokens=20, confidence=confidence))
     life.post(Checkpointed(Branch(2), "1.1", 32, "x", confidence=4.0))
