@@ -128,8 +128,8 @@ def page(results: Sequence[Line]) -> Iterator[str]:
     yield ""
     yield f"Each rule on {_RULE_QUESTIONS} questions: the first that it stopped, and the first that it did not."
     yield ""
-    yield "| rule | | question | answer | gold | why it ended | samples | tokens |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| rule | | question | answer | gold | why it ended | samples | tokens | prompts cached |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for show in RULES:
         rows = _rows(asked, told, "rule", show)
         for title, wanted in (("fired", True), ("did not fire", False)):
@@ -137,7 +137,7 @@ def page(results: Sequence[Line]) -> Iterator[str]:
             if row is not None:
                 yield f"| `{show.rule}` | {title} | {_cells(*row)} |"
         count = sum(_fired(show, program) for _, program in rows)
-        yield f"| | | it fired on {count} of {len(rows)} | | | | | |"
+        yield f"| | | it fired on {count} of {len(rows)} | | | | | | |"
 
 
 def _section(show: Show, rows: list[tuple[Line, Line]]) -> Iterator[str]:
@@ -151,8 +151,8 @@ def _section(show: Show, rows: list[tuple[Line, Line]]) -> Iterator[str]:
     yield f"`{show.algorithm}`, rule `{show.rule}`{chains}, prompts {show.style.name}."
     yield f"{right} of {len(rows)} right, {early} stopped early, {tokens:,} tokens."
     yield ""
-    yield "| question | answer | gold | why it ended | samples | tokens |"
-    yield "|---|---|---|---|---|---|"
+    yield "| question | answer | gold | why it ended | samples | tokens | prompts cached |"
+    yield "|---|---|---|---|---|---|---|"
     for row in rows:
         yield f"| {_cells(*row)} |"
 
@@ -166,6 +166,7 @@ def _cells(question: Line, program: Line) -> str:
         f"{program['stop_reason']}: {program['stop_detail']}",
         program["samples"],
         f"{program['tokens_spent']}{probes}",
+        program["cached"],
     )
     return " | ".join(" ".join(str(cell).replace("|", "\\|").split())[:160] for cell in cells)
 
@@ -180,10 +181,18 @@ def _rows(asked: dict[str, Line], told: dict[str, Line], kind: str, show: Show) 
     """(line asked, how its program ended), in the order asked, without those that failed."""
     prefix = f"{kind}/{show.title}/"
     return [
-        (line, told[name]["response"]["body"]["dynasor"])
+        (line, _program(told[name]["response"]["body"]))
         for name, line in asked.items()
         if name.startswith(prefix) and name in told and told[name]["response"]
     ]
+
+
+def _program(body: Line) -> Line:
+    """How a program ended, with the share of its prompts that was cached."""
+    usage = body["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"] / max(1, usage["prompt_tokens"])
+    program: Line = body["dynasor"]
+    return program | {"cached": f"{cached:.0%}"}
 
 
 def _line(kind: str, show: Show, question: Question) -> Line:
