@@ -17,6 +17,7 @@ from rich.console import Console
 from dynasor_serve.cli.comparison import Comparison, Total, compare
 from dynasor_serve.cli.connection import connected
 from dynasor_serve.cli.demo_display import conclusions, counting, summary, watching_each
+from dynasor_serve.cli.demo_programs import show_other_programs
 from dynasor_serve.cli.demonstration import MAX_SAMPLES, WIDTH, Asked, ask_all, not_yet_asked
 from dynasor_serve.cli.engine_options import ApiKeyOption, EngineOption, ModelOption, TracesOption, engine_of
 from dynasor_serve.cli.exit_codes import ExitCode
@@ -50,6 +51,7 @@ class DemoOptions:
     rule: str
     concurrency: int
     report: Path | None
+    is_ours: bool  # the questions and recordings are those that the project ships
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def demo(
     if isinstance(source, VllmOptions):
         source = replace(source, shutdown_timeout_seconds=1)
     stack = StackOptions(engine=source, environment=_ENVIRONMENT)
-    raise typer.Exit(run_async(_demo(stack, DemoOptions(chosen, rule, concurrency, report))))
+    is_ours = questions is None and not traces
+    raise typer.Exit(run_async(_demo(stack, DemoOptions(chosen, rule, concurrency, report, is_ours))))
 
 
 async def _demo(stack: StackOptions, options: DemoOptions) -> ExitCode:
@@ -119,7 +122,12 @@ async def _demonstrate(stack_options: StackOptions, options: DemoOptions) -> Exi
             except StackError as error:
                 raise CommandFailed(str(error), ExitCode.FAILED) from error
         early, fixed = await _both_passes(stack, options, console)
-    return _concluded(early, fixed, stack.engine, options, console)
+        exit_code = _concluded(early, fixed, stack.engine, options, console)
+        if options.is_ours:
+            async with connected(stack.gateway) as stub:
+                is_replay = stack.engine.kind is EngineKind.REPLAY
+                await show_other_programs(stub, stack.gateway, console, is_replay=is_replay)
+    return exit_code
 
 
 async def _both_passes(stack: LocalStack, options: DemoOptions, console: Console) -> tuple[Pass, Pass]:
