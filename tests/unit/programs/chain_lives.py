@@ -139,8 +139,8 @@ class ChainLife:
         plan, said = self.running[branch]
         if plan.watch is None:  # a conclusion
             del self.running[branch]
-            answer = "7" if plan.opened_box else "wrong"
-            self.post(CallFinished(branch, f"{self.epoch}.1", answer, f"{answer}}}.", tokens=5))
+            written = "7" if plan.opened_box else "wrong"
+            self.post(CallFinished(branch, f"{self.epoch}.1", written, f"{written}}}.", tokens=5))
             return
         thought = self.thoughts[branch % len(self.thoughts)]
         start = plan.watch.position

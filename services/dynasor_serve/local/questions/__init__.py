@@ -13,7 +13,7 @@ the traces the questions that `dynasor demo` and the examples use (`bundled.json
     traces/word-problems-chains.jsonl.gz      a chain, probed every 16 tokens, for each of the first 60
     traces/word-problems-trees.jsonl.gz       a Rebase tree of width 4 for each of the first 12
 
-The last three were written by `dynasor record` on the CPU vLLM (T = 0.5). The model is weak at them (8 % of the samples are
-right): they show machinery, and are no benchmark. A prompt with `[[trace:word-problems/ID#probes]]` is answered by the
-chain, `#samples` and `#steps` by the others.
+The last three were written by `dynasor record` on the CPU vLLM (T = 0.5). The model is weak at them (8 % of the samples
+are right): they show machinery, and are no benchmark. A prompt with `[[trace:word-problems/ID#probes]]` is answered by
+the chain, `#samples` and `#steps` by the others.
 """
