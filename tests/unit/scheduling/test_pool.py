@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -62,6 +62,50 @@ def order_of(pool: Pool, now: float = 0.0) -> list[str]:
 
 def worker(pool: Pool, name: str = "w0") -> Worker:
     return next(each for each in pool.workers if each.name == name)
+
+
+# --- homes
+
+
+def tree(program: str, *branches: int) -> Want:
+    """A program whose calls go on from one another's text."""
+    return replace(wanting(program, *branches), shares_prefixes=True)
+
+
+def homes(pool: Pool) -> list[str]:
+    """Where the calls granted now go."""
+    return [grant.worker for grant in pool.grants(0.0)]
+
+
+def test_calls_that_share_prefixes_stay_on_one_worker_however_busy_it_is() -> None:
+    pool = pool_with(8, 8)
+    pool.want("t", tree("a", 0), 0.0)
+    assert homes(pool) == ["w0"]
+    pool.want("t", tree("a", 1, 2, 3), 0.0)
+    assert homes(pool) == ["w0"] * 3
+    pool.want("t", wanting("b", 0), 0.0)
+    assert homes(pool) == ["w1"], "others go where the least work is"
+
+
+def test_a_full_home_is_not_waited_for_and_is_gone_back_to() -> None:
+    pool = pool_with(2, 8)
+    pool.want("t", tree("a", 0, 1, 2), 0.0)
+    assert homes(pool) == ["w0", "w0", "w1"]
+    pool.ended(CallId("a", 0, "1.1"), CallEnd.FINISHED, 10)
+    pool.want("t", tree("a", 3), 0.0)
+    assert homes(pool) == ["w0"]
+
+
+def test_a_program_whose_home_is_lost_finds_another() -> None:
+    pool = pool_with(4, 4)
+    pool.want("t", tree("a", 0), 0.0)
+    assert homes(pool) == ["w0"]
+    pool.worker_health("w0", healthy=False)
+    pool.want("t", tree("a", 1, 2), 0.0)
+    assert homes(pool) == ["w1", "w1"]
+    pool.worker_health("w0", healthy=True)
+    pool.want("t", tree("a", 3), 0.0)
+    assert homes(pool) == ["w1"], "its prefixes are there now"
 
 
 # --- orderings
