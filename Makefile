@@ -8,7 +8,7 @@ ENGINE ?= vllm
 # More arguments for pytest: make test PYTEST_ARGS="-k ledger -x"
 PYTEST_ARGS ?=
 # Test processes side by side; a module's tests stay together, since they share a running stack.
-PYTEST_PARALLEL ?= -n 2 --dist loadfile
+PYTEST_PARALLEL ?= -n 3 --dist loadfile
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -128,20 +128,30 @@ async def test_a_verifier_judges_candidates(stack: RunningStack) -> None:
     assert final_of(events).phase == pb.QUERY_PHASE_SUCCEEDED
 
 
-@pytest.mark.parametrize("fault", ["nan-reward:1", "wild-reward:1", "error-500:0.2"])
-@pytest.mark.parametrize("algorithm", ["rebase:width=3", "best-of-n:max_samples=3"])
-async def test_rewards_that_cannot_be_had_count_as_nothing(fault: str, algorithm: str) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def misjudged_stack() -> AsyncIterator[RunningStack]:
+    """A reward model of which no reward can be used: some are no numbers, some are none in [0, 1], some are errors."""
+    faults = ("--fault", "nan-reward:0.4", "--fault", "wild-reward:0.4", "--fault", "error-500:0.2")
+    environment = {"DYNASOR_TRACKER_RETRY_BASE_SECONDS": "0.01"}
+    reward = ReplayReward(FILES, flags=faults)
+    async with running_stack(*FAST, traces=FILES, reward=reward, environment=environment) as running:
+        yield running
+
+
+@pytest.mark.parametrize("algorithm", ["rebase:width=3", "mcts:rollouts=3,expansions=2", "best-of-n:max_samples=3"])
+async def test_rewards_that_cannot_be_had_count_as_nothing(misjudged_stack: RunningStack, algorithm: str) -> None:
     """A tree whose every node scores 0 still answers."""
-    reward = ReplayReward(FILES, flags=("--fault", fault))
-    async with running_stack(*FAST, traces=FILES, reward=reward) as stack:
-        outcome = outcome_of(await stack.run(searching("stepwise", algorithm)))
-        assert outcome.samples == 3
-        assert outcome.answer
+    events = await misjudged_stack.run(searching("stepwise", algorithm))
+    outcome = outcome_of(events)
+    assert outcome.samples == 3
+    assert outcome.answer
+    reasons = {event.call_failed.error.reason for event in events if event.HasField("call_failed")}
+    assert "REWARD_INVALID" in reasons
 
-        async def is_quiet() -> bool:
-            return await stack.calls_in_engine() == 0
+    async def is_quiet() -> bool:
+        return await misjudged_stack.calls_in_engine() == 0
 
-        await until(is_quiet, what="the engine's rest")
+    await until(is_quiet, what="the engine's rest")
 
 
 async def test_a_reward_model_that_hangs_does_not_hang_a_tree() -> None:

@@ -171,7 +171,9 @@ class Sandbox:
             return Ended(End.EXITED, code, report)
         if code != -SIGKILL:
             return Ended(End.CRASHED, -code, report)
-        return Ended(End.CPU if ended["cpu_seconds"] >= self.limits.seconds else End.KILLED, SIGKILL, report)
+        # The kernel's clock that ends it is not quite the one that it reports.
+        used_up = ended["cpu_seconds"] >= 0.9 * self.limits.seconds
+        return Ended(End.CPU if used_up else End.KILLED, SIGKILL, report)
 
 
 async def _hear(process: Process, job: bytes, said: bytearray, most_bytes: int) -> None:
