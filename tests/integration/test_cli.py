@@ -138,7 +138,7 @@ REFUSED = {
     "model": (["--model", "nope"], "UNKNOWN_MODEL: no pool serves the model 'nope'; served are: replay-model"),
     "answer type": (["--answer-type", "colour"], "INVALID_QUERY: answer_type: is 'colour'; give one of"),
     "algorithm": (["--algorithm", "luck"], "INVALID_QUERY: algorithm: there is none called 'luck'; known are"),
-    "samples": (["--max-samples", "0"], "INVALID_QUERY: .*max_samples: 0 is not allowed; .* at least 1 and at most 1024"),
+    "samples": (["--max-samples", "0"], "INVALID_QUERY: .*max_samples: 0 is not allowed; .* at least 1 and at most"),
     "expired deadline": (["--deadline", "-1"], "INVALID_QUERY: deadline: is -1 s, which has passed"),
     "tokens over the context": (["--max-tokens", "9999999"], "INVALID_QUERY: sampling.max_tokens: is 9999999"),
     "temperature": (["--temperature", "9"], "INVALID_QUERY: sampling.temperature: is 9; give a number from 0 to 2"),
