@@ -161,6 +161,17 @@ class SelfConsistency(Algorithm):
     def remaining(self, abandoned: Abandoned) -> int:
         return max(0, self._votes(abandoned).remaining)
 
+    def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
+        """Of chains only those that voted are counted on: a pruned one says little of how long it would have been.
+
+        A chain that its rule settled is counted as long as it became, so the estimate is a low one.
+        """
+        if self.chain_shape is None:
+            return Algorithm.cost_at_cap(self, tokens, abandoned)
+        lengths = [chain.position for sample, chain in self.chains.items() if sample in self.finished]
+        lost = {self._sample_of(branch) for branch in abandoned} - self.finished
+        return (self.cap - len(lost)) * sum(lengths) / len(lengths) if lengths else None
+
     # --- steps ---
 
     def _votes(self, abandoned: Abandoned) -> Votes:

@@ -68,6 +68,8 @@ def test_branches_of_low_confidence_are_pruned_and_the_others_vote() -> None:
     outcome = finish(life.program, NOW_MS).outcome
     assert (outcome.phase, dict(outcome.votes), outcome.samples) == (Phase.SUCCEEDED, {"1": 3}, 3)
     assert outcome.ledger.spent == 20 + 20 + 32 + 32 + 10
+    at_the_cap = 4 * (20 + 20 + 42) / 3
+    assert outcome.ledger.saved_estimate == round(at_the_cap) - outcome.ledger.spent, "by the chains that voted"
 
 
 def test_a_vote_that_comes_after_its_branch_was_pruned_does_not_count() -> None:
