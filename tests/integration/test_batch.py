@@ -254,8 +254,9 @@ async def test_a_killed_gateway_is_waited_for_and_nothing_is_repeated(job: Job) 
 @pytest.mark.slow
 async def test_ctrl_c_leaves_what_was_asked_running_and_the_same_command_goes_on(job: Job) -> None:
     job.write(lines(120, algorithm="self-consistency:max_samples=16,width=1"))
-    process = await job.started_until(5, "--in-flight", "20")
-    second = await job.run("--in-flight", "20")
+    # Four at a time take long enough for two more commands to start.
+    process = await job.started_until(5, "--in-flight", "4")
+    second = await job.run("--in-flight", "4")
     assert second.status == ExitCode.BAD_INPUT
     assert "another `dynasor batch` is writing out.jsonl" in second.errors
     process.send_signal(signal.SIGINT)

@@ -156,7 +156,7 @@ async def test_rewards_that_cannot_be_had_count_as_nothing(misjudged_stack: Runn
 
 async def test_a_reward_model_that_hangs_does_not_hang_a_tree() -> None:
     reward = ReplayReward(FILES, flags=("--fault", "hang-reward:1"))
-    environment = {"DYNASOR_TRACKER_ENGINE_STALL_SECONDS": "0.5", "DYNASOR_TRACKER_RETRY_BASE_SECONDS": "0.01"}
+    environment = {"DYNASOR_TRACKER_ENGINE_STALL_SECONDS": "0.2", "DYNASOR_TRACKER_RETRY_BASE_SECONDS": "0.01"}
     async with running_stack(*FAST, traces=FILES, reward=reward, environment=environment) as stack:
         query = searching("narrow", "rebase:width=1,max_depth=3")
         query.deadline.FromSeconds(60)
