@@ -101,6 +101,17 @@ def question_of(chain: ProbesRecord) -> Question:
     return Question(chain.question_id, f"[[trace:recorded/{chain.question_id}]]", "17", AnswerType.NUMBER)
 
 
+async def test_a_chain_that_was_cut_is_recorded_with_the_answer_it_was_asked_for(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    question = Question("unfinished", "Think. [[trace:synthetic-chains/unfinished]]", "9", AnswerType.NUMBER)
+    (line,) = await record(stack, question, "chain-of-thought:answer_tokens=64")
+    (again,) = written([line], tmp_path / "cut.jsonl")
+    assert isinstance(again, ProbesRecord)
+    assert (again.finished, again.tokens) == (False, 1200)
+    assert again.final_answer == "=gold"
+
+
 async def test_a_tree_is_recorded_with_its_values(stack: RunningStack, tmp_path: Path) -> None:
     question = Question("stepwise", "Think. [[trace:synthetic-trees/stepwise]]", "12", AnswerType.NUMBER)
     (line,) = await record(stack, question, "rebase:width=4")

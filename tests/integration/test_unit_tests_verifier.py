@@ -183,6 +183,8 @@ CHEATS = [
     "import __main__\n__main__._run = lambda *a: (3, 3, '')\ndef f(x): return 0",
     "import __main__\n__main__.PRISTINE['exec'] = lambda *a: None\ndef f(x): return 0",
     "__builtins__ = {}\n__name__ = '__main__'\ndef f(x): return 0",
+    "__builtins__['sum'] = lambda *a: 0\ndef f(x): return 0",
+    "__builtins__['exec'] = lambda *a: None\ndef f(x): return 0",
 ]
 
 

@@ -3,8 +3,8 @@
     python -m dynasor_serve.local.seen_live questions > seen-live.jsonl       # lines for `dynasor batch`
     python -m dynasor_serve.local.seen_live page results.jsonl > docs/seen-live.md
 
-`make seen-live` does both against a running `make up`. The questions are every n-th of the word problems, and short ones
-for the rules that need a sure model; they were not chosen by their results. The settings of four rules were:
+`make seen-live` does both against a running `make up`. The questions are every n-th of the word problems, and short
+ones for the rules that need a sure model; they were not chosen by their results. The settings of four rules were:
 consensus-window, trial-confidence, confidence-prune and reward-threshold never fired at the first ones tried.
 """
 
@@ -115,14 +115,14 @@ def page(results: Sequence[Line]) -> Iterator[str]:
     yield "# Seen live"
     yield ""
     yield (
-        f"Every algorithm and every rule on a real vLLM. The model is {', '.join(sorted(models))}, small and often wrong: "
-        "what is shown is the machinery, not how good it is. Answers are compared with the gold answer; *tokens* are "
+        f"Every algorithm and every rule on a real vLLM. The model is {', '.join(sorted(models))}, small and often wrong: what "
+        " is shown is the machinery, not how good it is. Answers are compared with the gold answer; *tokens* are "
         "completion tokens of everything that was generated, probes and judgements included."
     )
     yield ""
     yield (
-        "The rows are as recorded ([seen-live.jsonl](seen-live.jsonl)). Four rules (consensus-window, trial-confidence, "
-        "confidence-prune, reward-threshold) fired on no question at the first settings tried; they were loosened, and "
+        "The rows are as recorded ([seen-live.jsonl](seen-live.jsonl)). Four rules (consensus-window, "
+        "trial-confidence, confidence-prune, reward-threshold) fired on no question at the first settings tried; they were loosened, and "
         "their questions asked again, so that both sides of each rule can be seen. How often a rule fires here says "
         "nothing about how often it does elsewhere."
     )

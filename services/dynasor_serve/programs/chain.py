@@ -141,7 +141,7 @@ class Chain:
 
     def checkpointed(self, event: Checkpointed) -> Self:
         """Takes more of its text."""
-        lowest = self.lowest_confidence if event.confidence is None else event.confidence
+        lowest = _lower(self.lowest_confidence, event.confidence)
         return replace(self, text=self.text + event.text, position=event.position, lowest_confidence=lowest)
 
     def probed(self, event: Probed) -> Self:
@@ -164,9 +164,11 @@ class Chain:
 
     def finished(self, event: CallFinished) -> Self:
         """Takes the end of its thinking."""
-        lowest = self.lowest_confidence if event.confidence is None else event.confidence
         thought = replace(
-            self, text=self.text + event.text, position=self.position + event.tokens, lowest_confidence=lowest
+            self,
+            text=self.text + event.text,
+            position=self.position + event.tokens,
+            lowest_confidence=_lower(self.lowest_confidence, event.confidence),
         )
         if event.finish_reason == "length" and self.shape.answer_tokens:
             return replace(thought, is_cut=True)
@@ -197,3 +199,9 @@ class Chain:
         if self.shape.writes_prose and self.shape.answer_tokens:
             return settled
         return replace(settled, is_complete=True, answer=self.trial_answer)
+
+
+def _lower(first: float | None, second: float | None) -> float | None:
+    """The lower of two confidences, as far as they are known: an attempt does not make up for an earlier one."""
+    known = [confidence for confidence in (first, second) if confidence is not None]
+    return min(known, default=None)

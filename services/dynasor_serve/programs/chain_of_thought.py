@@ -104,8 +104,8 @@ class ChainOfThought(Algorithm):
 
     def assess(self, abandoned: Abandoned) -> Assessment:
         chain = self.chain
-        is_lost = chain.is_thinking and _THINKING in abandoned
-        if (is_lost and chain.trial_answer is not None) or (chain.is_concluding and _CONCLUDING in abandoned):
+        is_lost = (_THINKING if chain.is_thinking else _CONCLUDING) in abandoned and not chain.is_complete
+        if is_lost and chain.trial_answer is not None:
             chain = chain.given_up()  # with what the probes say
         if chain.settled is not None and chain.is_complete:
             verdict = chain.settled

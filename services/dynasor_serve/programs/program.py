@@ -319,13 +319,13 @@ def _fold_failed(program: Program, event: CallFailed) -> Program:
         ledger=program.ledger.with_lost(event.tokens, event.prompt_tokens),
         last_error=event.error,
     )
-    if event.branch in program.counted:
+    if event.branch in program.counted or program.stop is not None:
         return program
     failed = program.failures.get(event.branch, 0) + 1
     program = replace(program, failures={**program.failures, event.branch: failed})
     if event.error.retryable and failed < MAX_ATTEMPTS:
         return program
-    if not event.error.retryable and not program.counted:
+    if not event.error.retryable and not program.counted and not program.positions:
         # The engine refused the query itself: the other branches would be refused alike.
         return _stopped(program, StopReason.FAILED, event.error.message)
     if event.branch not in program.abandoned:

@@ -115,7 +115,8 @@ class SelfConsistency(Algorithm):
         changed = self.with_chain(event.branch, self._chain(event.branch).checkpointed(event))
         if event.confidence is None or event.branch in self.finished:
             return changed
-        running = {**self.running_confidences, event.branch: event.confidence}
+        lowest = min(event.confidence, self.running_confidences.get(event.branch, event.confidence))
+        running = {**self.running_confidences, event.branch: lowest}
         return replace(changed, running_confidences=running).with_pruned()
 
     def probed(self, event: Probed) -> Self:
@@ -152,7 +153,7 @@ class SelfConsistency(Algorithm):
         votes = self.clusters.ranked()
         answer = next((answer for answer, _ in votes if answer is not None), None)
         text = next((text for given, text in self.texts if given is not None and self.clusters.same(given, answer)), "")
-        if answer is None and not self.texts:  # stopped before any chain was complete: what its probes say
+        if answer is None:  # stopped before any chain had an answer of its own: what their probes say
             answer, text = next(
                 ((chain.trial_answer, chain.text) for chain in self.chains.values() if chain.trial_answer), (None, "")
             )

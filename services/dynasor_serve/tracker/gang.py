@@ -142,7 +142,7 @@ class Gang:
     def checkpoint(self) -> None:
         """Makes the text of all running chains durable, as far as it is known."""
         for call in list(self.calls.values()):
-            if call.watcher is not None:
+            if call.watcher is not None and not call.is_cancelled:  # one before it may have ended the program
                 call.watcher.checkpoint()
 
     def cancel(self, branch: Branch) -> None:

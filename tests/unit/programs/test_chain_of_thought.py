@@ -114,6 +114,42 @@ def test_an_open_thought_is_closed_before_the_answer_is_written_down() -> None:
     assert outcome.text.index("</think>") < outcome.text.index("\\boxed{1}")
 
 
+REFUSED = ProgramError("PROMPT_TOO_LONG", "too long", retryable=False)
+
+
+def test_a_refused_conclusion_leaves_the_answer_of_the_probes() -> None:
+    life = ChainLife(asked("chain-of-thought:answer_tokens=20", max_tokens=300, budget=100), (WANDERS,))
+    life.turn()
+    life.turn()
+    life.post(BudgetReached(80))
+    assert directive(life.program).wanted == (Branch(1),)
+    life.post(CallFailed(Branch(1), "1.1", REFUSED))
+    assert life.program.stop is not None
+    outcome = finish(life.program, NOW_MS).outcome
+    assert (outcome.phase, outcome.answer) == (Phase.SUCCEEDED, "101")
+
+
+def test_a_refused_second_attempt_leaves_the_answer_of_the_probes() -> None:
+    life = ChainLife(asked(), (WANDERS,))
+    life.turn()
+    life.post(CallFailed(Branch(0), "1.1", ProgramError("ENGINE_BROKE_OFF", "broke off", retryable=True)))
+    life.post(CallFailed(Branch(0), "1.2", REFUSED))
+    assert life.program.stop is not None
+    outcome = finish(life.program, NOW_MS).outcome
+    assert (outcome.phase, outcome.answer) == (Phase.SUCCEEDED, "100")
+
+
+def test_a_refused_conclusion_without_any_answer_fails_with_the_engines_reason() -> None:
+    life = ChainLife(asked("chain-of-thought:answer_tokens=20", rule="even", max_tokens=60), (WANDERS,))
+    while directive(life.program).wanted == (Branch(0),):
+        life.turn()
+    life.post(CallFailed(Branch(1), "1.1", REFUSED))
+    assert life.program.stop is not None
+    outcome = finish(life.program, NOW_MS).outcome
+    assert outcome.phase is Phase.FAILED
+    assert outcome.error == REFUSED
+
+
 def test_at_the_deadline_the_last_probe_that_counts_answers() -> None:
     life = ChainLife(asked(), (WANDERS,))
     for _ in range(3):

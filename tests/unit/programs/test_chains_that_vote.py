@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynasor_serve.programs.events import CallFinished, Checkpointed, Phase, StopReason
+from dynasor_serve.programs.events import CallFinished, Checkpointed, DeadlineReached, Phase, Probed, StopReason
 from dynasor_serve.programs.program import directive, finish, fold_log
 from dynasor_serve.programs.query import Branch
 from unit.programs.chain_lives import NOW_MS, ChainLife, Thought, asked
@@ -70,6 +70,25 @@ def test_branches_of_low_confidence_are_pruned_and_the_others_vote() -> None:
     assert outcome.ledger.spent == 20 + 20 + 32 + 32 + 10
     at_the_cap = 4 * (20 + 20 + 42) / 3
     assert outcome.ledger.saved_estimate == round(at_the_cap) - outcome.ledger.spent, "by the chains that voted"
+
+
+def test_a_second_attempt_does_not_make_up_for_a_low_confidence() -> None:
+    life = ChainLife(asked("self-consistency:max_samples=4,width=4", rule=PRUNING), ())
+    life.post(Checkpointed(Branch(2), "1.1", 32, "x", confidence=1.0))
+    life.post(Checkpointed(Branch(2), "1.2", 64, "x", confidence=9.0))
+    for branch, confidence in ((0, 5.0), (1, 7.0)):
+        life.post(CallFinished(Branch(branch), "1.1", "1", "so 1", tokens=20, confidence=confidence))
+    life.post(Checkpointed(Branch(3), "1.1", 16, "x", confidence=8.0))
+    assert directive(life.program).wanted == (3,)
+
+
+def test_probes_answer_where_the_only_vote_was_empty() -> None:
+    life = ChainLife(asked(VOTING, rule="even", chain_rule="consensus-window:window=9,interval=20"), (SETTLES,))
+    life.post(CallFinished(Branch(0), "1.1", None, "no idea", tokens=20))
+    life.post(Checkpointed(Branch(1), "1.1", 20, "x"))
+    life.post(Probed(Branch(1), "1.1", 20, "42", False, 1.0, tokens=3))
+    life.post(DeadlineReached())
+    assert finish(life.program, NOW_MS).outcome.answer == "42"
 
 
 def test_a_vote_that_comes_after_its_branch_was_pruned_does_not_count() -> None:

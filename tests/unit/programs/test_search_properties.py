@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynasor_serve.programs.best_of_n import BestOfN
-from dynasor_serve.programs.events import Phase, StopReason
+from dynasor_serve.programs.events import CancelRequested, Phase, StopReason
 from dynasor_serve.programs.mcts import Mcts
 from dynasor_serve.programs.program import Program, directive, fold_log
 from dynasor_serve.programs.query import RewardSource
@@ -115,6 +115,20 @@ def _check_end(life: Life) -> None:
         assert cost_at_cap == pytest.approx(program.finished_tokens), "at its cap a program has saved nothing"
     if cost_at_cap is not None:
         assert cost_at_cap >= program.finished_tokens - 1e-6
+
+
+@given(rebase | mcts, tables, st.integers(0, 2**32), st.data())
+def test_what_was_kept_is_folded_again_behind_a_cancellation(
+    algorithm: str, table: Table, seed: int, data: st.DataObject
+) -> None:
+    """As a journal does that is behind: what comes after the stop may be about calls that were never asked for."""
+    log = live(asked(algorithm), table, random.Random(seed), _check).log
+    place = data.draw(st.integers(1, len(log)))
+
+    program = fold_log([*log[:place], CancelRequested("changed my mind"), *log[place:]])
+
+    assert program.stop is not None
+    assert place == len(log) or program.stop.reason is StopReason.CANCELLED
 
 
 @given(rebase, tables, st.integers(0, 2**32))

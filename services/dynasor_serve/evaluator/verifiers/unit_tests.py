@@ -11,13 +11,14 @@ one more test, failed. So the reward is 1 only where everything ran to its end, 
 A candidate that does not compile, raises while it is loaded, ends the process before its tests are through, by whatever
 status, or crashes has a reward of 0; one that a limit kills is undecided, which also counts as 0.
 
-**What it proves.** The candidate can neither leave the `sandbox` nor pass by printing, exiting, or replacing builtins
-that the tests use: verdicts come over a pipe of their own, with a token drawn at random for this run, and the tests are
-compiled, and the builtins that they see are copied, before the candidate's code is run. But tests call the candidate's
-code in one process, and in one process nothing is secret or fixed: code that is written to deceive can return an object
-that equals everything, patch a module that the tests import, or look for the token in the frames above it. The models'
-samples are chosen by this reward and not trained on it, so code written against this runner is not what they are made
-of; a reward that a model is trained on needs tests that see only plain data from another process.
+**What it proves.** The candidate can neither leave the `sandbox` nor pass by printing, exiting, or patching builtins,
+be it in their module or in its own: verdicts come over a pipe of their own, with a token drawn at random for this run,
+and the tests are compiled, and the builtins that they see are copied, before the candidate's code is run. But tests
+call the candidate's code in one process, and in one process nothing is secret or fixed: code that is written to deceive
+can return an object that equals everything, define a `len` of its own that the tests find first, patch a module that
+the tests import, or look for the token in the frames above it. The models' samples are chosen by this reward and not
+trained on it, so code written against this runner is not what they are made of; a reward that a model is trained on
+needs tests that see only plain data from another process.
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ def _loaded(code: str) -> types.ModuleType:
     module = types.ModuleType("candidate")
     sys.modules[module.__name__] = module  # dataclasses look there
     sys.modules["__main__"] = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = dict(vars(builtins))  # else `exec` would give it ours, to change as it likes
     exec(compile(code, _CODE, "exec", dont_inherit=True), vars(module))  # noqa: S102 - it is what the jail is for
     return module
 

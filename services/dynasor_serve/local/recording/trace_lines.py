@@ -103,7 +103,10 @@ def _sample(question: Question, event: CallFinished) -> Line:
 
 def _chain(recorded: Recorded) -> Line:
     checkpoints = list(_events(recorded, Checkpointed))
-    (end,) = _events(recorded, CallFinished)
+    ends = _events(recorded, CallFinished)
+    if not ends or ends[0].branch:
+        raise NotRecordable(f"{recorded.question.id}: its thinking never came to an end")
+    end, conclusion = ends[0], ends[-1]  # the same, but for a chain that was cut and asked for its answer
     text, positions = "", []
     for checkpoint in checkpoints:
         text += checkpoint.text
@@ -132,7 +135,7 @@ def _chain(recorded: Recorded) -> Line:
         }
         for probe in probes
     ]
-    final = _judged(recorded.question, end.answer)
+    final = _judged(recorded.question, conclusion.answer)
     accepted = recorded.records[0].event
     assert isinstance(accepted, Accepted)
     return {
