@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dynasor_serve.cli.catalogue import parameter_fields, parameter_lines
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import Json, one_line_json
 from dynasor_serve.programs.query import InvalidQuery
@@ -25,16 +26,9 @@ def algorithms(as_json: Annotated[bool, typer.Option("--json", help="Print one J
         print(one_line_json([_fields(entry) for entry in catalogue]))
         return
     for entry in catalogue:
-        print(f"{_type_string(entry)}\n    {entry.summary}")
+        print(f"{entry.type_string}\n    {entry.summary}")
         print(f"    knob: {entry.knob}; rules watch its {entry.watches}; default rule: {_default_rule(entry)}")
-        for each in entry.parameters:
-            print(f"    {each.name:<14} {each.doc}; {each.bounds} [default: {each.default:g}]")
-        print()
-
-
-def _type_string(entry: AlgorithmEntry) -> str:
-    settings = ",".join(f"{each.name}={each.default:g}" for each in entry.parameters)
-    return f"{entry.name}:{settings}" if settings else entry.name
+        print(parameter_lines(entry.parameters))
 
 
 def _default_rule(entry: AlgorithmEntry) -> str:
@@ -42,22 +36,12 @@ def _default_rule(entry: AlgorithmEntry) -> str:
 
 
 def _fields(entry: AlgorithmEntry) -> dict[str, Json]:
-    parameters: list[Json] = [
-        {
-            "name": each.name,
-            "default": each.default,
-            "minimum": each.minimum,
-            "maximum": each.maximum,
-            "doc": each.doc,
-        }
-        for each in entry.parameters
-    ]
     return {
         "name": entry.name,
-        "type_string": _type_string(entry),
+        "type_string": entry.type_string,
         "summary": entry.summary,
         "knob": entry.knob,
         "watches": entry.watches.value,
         "default_rule": entry.default_rule or None,
-        "parameters": parameters,
+        "parameters": parameter_fields(entry.parameters),
     }

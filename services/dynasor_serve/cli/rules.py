@@ -8,6 +8,7 @@ import typer
 
 from dynasor_serve.certaindex.rules.registry import RuleEntry, rule_catalogue
 from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.cli.catalogue import parameter_fields, parameter_lines
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import Json, one_line_json
 
@@ -26,26 +27,14 @@ def rules(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON a
         return
     for entry in catalogue:
         print(f"{entry.example}\n    {entry.summary}\n    watches {', '.join(sorted(entry.watches))}")
-        for each in entry.parameters:
-            print(f"    {each.name:<12} {each.doc}; {each.bounds} [default: {each.default:g}]")
-        print()
+        print(parameter_lines(entry.parameters))
 
 
 def _fields(entry: RuleEntry) -> dict[str, Json]:
-    parameters: list[Json] = [
-        {
-            "name": each.name,
-            "default": each.default,
-            "minimum": each.minimum,
-            "maximum": each.maximum,
-            "doc": each.doc,
-        }
-        for each in entry.parameters
-    ]
     return {
         "name": entry.name,
         "type_string": entry.example,
         "summary": entry.summary,
         "watches": [*sorted(entry.watches)],
-        "parameters": parameters,
+        "parameters": parameter_fields(entry.parameters),
     }

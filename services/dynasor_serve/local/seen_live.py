@@ -115,16 +115,16 @@ def page(results: Sequence[Line]) -> Iterator[str]:
     yield "# Seen live"
     yield ""
     yield (
-        f"Every algorithm and every rule on a real vLLM. The model is {', '.join(sorted(models))}, small and often wrong: what "
-        " is shown is the machinery, not how good it is. Answers are compared with the gold answer; *tokens* are "
-        "completion tokens of everything that was generated, probes and judgements included."
+        f"Every algorithm and every rule on a real vLLM. The model is {', '.join(sorted(models))}, small and often "
+        "wrong: what is shown is the machinery, not how good it is. Answers are compared with the gold answer; "
+        "*tokens* are completion tokens of everything that was generated, probes and judgements included."
     )
     yield ""
     yield (
         "The rows are as recorded ([seen-live.jsonl](seen-live.jsonl)). Four rules (consensus-window, "
-        "trial-confidence, confidence-prune, reward-threshold) fired on no question at the first settings tried; they were loosened, and "
-        "their questions asked again, so that both sides of each rule can be seen. How often a rule fires here says "
-        "nothing about how often it does elsewhere."
+        "trial-confidence, confidence-prune, reward-threshold) fired on no question at the first settings tried; they "
+        "were loosened, and their questions asked again, so that both sides of each rule can be seen. How often a rule "
+        "fires here says nothing about how often it does elsewhere."
     )
     yield ""
     yield "## Algorithms"

@@ -7,11 +7,16 @@ point in the group `dynasor.algorithms`, named like its type string, that loads 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from dynasor_serve.certaindex.rules.parameters import Parameter, parameters_of
+from dynasor_serve.certaindex.rules.parameters import (
+    Parameter,
+    default_type_string,
+    names_known,
+    parameters_of,
+    read_settings,
+)
 from dynasor_serve.certaindex.rules.rule import Evidence, InvalidRule
 from dynasor_serve.programs.algorithm import AlgorithmParameters
 from dynasor_serve.programs.best_of_n import BestOfNParameters
@@ -45,6 +50,7 @@ class AlgorithmEntry:
     watches: Evidence
     default_rule: str  # empty: the server's default
     parameters: tuple[Parameter, ...]
+    type_string: str  # with all parameters at their defaults
 
 
 @lru_cache(maxsize=256)
@@ -61,20 +67,13 @@ def parse_algorithm(type_string: str) -> AlgorithmParameters:
         raise InvalidQuery("algorithm", wrong, f"it may have {MAX_TYPE_STRING_CHARACTERS}")
     name, colon, settings = type_string.strip().partition(":")
     algorithm = _algorithm(name.strip())
-    known = {each.name: each for each in parameters_of(algorithm)}
-    values: dict[str, float] = {}
-    for setting in settings.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals or not key:
-            pattern = ",".join(f"{each.name}={each.default!r}" for each in known.values())
-            raise InvalidQuery(
-                "algorithm", f"{setting.strip()!r} is not a setting", f"write {algorithm.name}:{pattern}"
-            )
-        if key not in known:
-            raise InvalidQuery(f"algorithm.{key}", f"{algorithm.name} has no such parameter", _known(key, list(known)))
-        if key in values:
-            raise InvalidQuery(f"algorithm.{key}", "it is given twice", "give it once")
-        values[key] = _value(known[key], value)
+    try:
+        parameters = parameters_of(algorithm)
+        example = default_type_string(algorithm.name, parameters)
+        values = read_settings(settings, algorithm.name, parameters, example) if colon else {}
+    except InvalidRule as error:  # the words are the same, the field is not
+        field = error.field.replace("rule", "algorithm", 1)
+        raise InvalidQuery(field, error.problem, error.remedy) from error
     return algorithm(**values)
 
 
@@ -93,16 +92,10 @@ def algorithm_catalogue() -> tuple[AlgorithmEntry, ...]:
             watches=algorithm.watches,
             default_rule=algorithm.default_rule,
             parameters=parameters_of(algorithm),
+            type_string=default_type_string(algorithm.name, parameters_of(algorithm)),
         )
         for algorithm in (*_BUILT_IN, *third_party)
     )
-
-
-def _value(parameter: Parameter, text: str) -> float:
-    try:
-        return parameter.read(text)
-    except InvalidRule as error:
-        raise InvalidQuery(f"algorithm.{parameter.name}", error.problem, error.remedy) from error
 
 
 def _algorithm(name: str) -> type[AlgorithmParameters]:
@@ -113,7 +106,7 @@ def _algorithm(name: str) -> type[AlgorithmParameters]:
     if name in offered:
         return _loaded(name)
     names = [*(algorithm.name for algorithm in _BUILT_IN), *sorted(offered)]
-    raise InvalidQuery("algorithm", f"there is none called {name!r:.60}", _known(name, names))
+    raise InvalidQuery("algorithm", f"there is none called {name!r:.60}", names_known("known are", name, names))
 
 
 def _loaded(name: str) -> type[AlgorithmParameters]:
@@ -129,9 +122,3 @@ def _loaded(name: str) -> type[AlgorithmParameters]:
     if not (isinstance(algorithm, type) and issubclass(algorithm, AlgorithmParameters) and algorithm.name == name):
         raise InvalidQuery("algorithm", f"{name!r} is not an algorithm of that name", remedy)
     return algorithm
-
-
-def _known(wrong: str, names: list[str]) -> str:
-    close = get_close_matches(wrong, names, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}known are: {', '.join(names) or 'none'}"

@@ -1,7 +1,9 @@
 """The parameters of a rule, declared once: defaults, bounds and documentation for parsing, checks and the catalogue."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import isfinite
 from typing import ClassVar, TypeVar
 
@@ -91,6 +93,46 @@ def parameters_of(rule: type | object) -> tuple[Parameter, ...]:
             raise TypeError(f"{rule!r}.{declared.name} is not declared with parameter(...)")
         found.append(dataclasses.replace(declared.metadata["parameter"], name=declared.name))
     return tuple(found)
+
+
+def default_type_string(name: str, parameters: Sequence[Parameter]) -> str:
+    """Return the type string of a name with all parameters at their defaults."""
+    settings = ",".join(f"{each.name}={each.default!r}" for each in parameters)
+    return f"{name}:{settings}" if settings else name
+
+
+def read_settings(settings: str, name: str, parameters: Sequence[Parameter], example: str) -> dict[str, float]:
+    """Return the values of `parameter=value` separated by commas; what is left out is not in it.
+
+    Args:
+        settings: what stands behind the colon of a type string.
+        name: what stands before it.
+        parameters: those that the name takes.
+        example: a type string that would be right.
+
+    Raises:
+        InvalidRule: an unknown parameter, one given twice, a value out of bounds, or what is no setting.
+    """
+    known = {each.name: each for each in parameters}
+    values: dict[str, float] = {}
+    for setting in settings.split(","):
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise InvalidRule("rule", f"{setting.strip()!r} is not a setting", f"write {example}")
+        if key not in known:
+            remedy = names_known("known parameters", key, list(known))
+            raise InvalidRule(f"rule.{key}", f"{name} has no such parameter", remedy)
+        if key in values:
+            raise InvalidRule(f"rule.{key}", "it is given twice", "give it once")
+        values[key] = known[key].read(value)
+    return values
+
+
+def names_known(what: str, wrong: str, names: Sequence[str]) -> str:
+    """Return the remedy for a name that is not known: the one that may be meant, then all of them."""
+    close = get_close_matches(wrong, names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}{what}: {', '.join(names) or 'none'}"
 
 
 class Parameterised:

@@ -6,7 +6,6 @@ does not say.
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -18,7 +17,13 @@ from dynasor_serve.certaindex.rules.even import Even
 from dynasor_serve.certaindex.rules.m_of_n import MOfN
 from dynasor_serve.certaindex.rules.majority_locked import MajorityLocked
 from dynasor_serve.certaindex.rules.n_step_threshold import NStepThreshold
-from dynasor_serve.certaindex.rules.parameters import Parameter, parameters_of
+from dynasor_serve.certaindex.rules.parameters import (
+    Parameter,
+    default_type_string,
+    names_known,
+    parameters_of,
+    read_settings,
+)
 from dynasor_serve.certaindex.rules.reward_threshold import RewardThreshold
 from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence, InvalidRule, Rule, VoteRule
 from dynasor_serve.certaindex.rules.static_threshold import StaticThreshold
@@ -128,17 +133,7 @@ def _parse(type_string: str, preferred: Evidence) -> Rule:
 def _parse_one(type_string: str) -> Rule:
     name, colon, settings = type_string.strip().partition(":")
     rule_class = _rule_class(name.strip())
-    known = {each.name: each for each in parameters_of(rule_class)}
-    values: dict[str, float] = {}
-    for setting in settings.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals or not key:
-            raise InvalidRule("rule", f"{setting.strip()!r} is not a setting", f"write {_example(rule_class)}")
-        if key not in known:
-            raise InvalidRule(f"rule.{key}", f"{name} has no such parameter", _known("parameters", key, known))
-        if key in values:
-            raise InvalidRule(f"rule.{key}", "it is given twice", "give it once")
-        values[key] = known[key].read(value)
+    values = read_settings(settings, rule_class.name, parameters_of(rule_class), _example(rule_class)) if colon else {}
     return rule_class(**values)
 
 
@@ -180,7 +175,7 @@ def _rule_class(name: str) -> type[Rule]:
     if name in offered:
         return _load(name)
     names = [*(rule.name for rule in _BUILT_IN), *sorted(offered)]
-    raise InvalidRule("rule", f"there is no rule {name!r}", _known("rules", name, names))
+    raise InvalidRule("rule", f"there is no rule {name!r}", names_known("known rules", name, names))
 
 
 def _load(name: str) -> type[Rule]:
@@ -203,15 +198,8 @@ def _load(name: str) -> type[Rule]:
     return rule
 
 
-def _known(what: str, wrong: str, names: "dict[str, Parameter] | list[str]") -> str:
-    close = get_close_matches(wrong, names, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}known {what}: {', '.join(names) or 'none'}"
-
-
 def _example(rule: type[Rule]) -> str:
     """Return the rule's own example, where its defaults alone make none, else the canonical type string of these."""
     if hasattr(rule, "example"):
         return str(rule.example)
-    settings = ",".join(f"{each.name}={each.default!r}" for each in parameters_of(rule))
-    return f"{rule.name}:{settings}" if settings else rule.name
+    return default_type_string(rule.name, parameters_of(rule))
