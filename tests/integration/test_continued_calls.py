@@ -72,6 +72,17 @@ async def test_a_chain_and_its_probes_share_one_rendered_prefix() -> None:
     }
 
 
+async def test_a_tree_is_rendered_from_its_first_step_on() -> None:
+    first = CallPlan(stop=("\n\n",), keeps_stop=True)
+    async with fake_engine() as engine, opened() as client:
+        await run(client, engine, first)
+        await run(client, engine, replace(first, continuation="<think>Six sevens.\n\n"))
+
+    prompts = [body["prompt"] for body in engine.bodies("/v1/completions")]
+    assert prompts == [RENDERED, RENDERED + "<think>Six sevens.\n\n"]
+    assert not engine.bodies("/v1/chat/completions"), "a reasoning parser there would close the thought behind the step"
+
+
 async def test_a_plain_sample_is_a_chat_like_any_other() -> None:
     async with fake_engine() as engine, opened() as client:
         await run(client, engine, SAMPLE)

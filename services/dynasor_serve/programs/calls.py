@@ -104,8 +104,8 @@ class CallPlan:
 
     @property
     def continues(self) -> bool:
-        """Whether the engine must go on inside the assistant's turn, or may have to later."""
-        return bool(self.continuation or self.suffix or self.watch is not None)
+        """Whether the engine must go on inside the assistant's turn, or may have to later, behind a chain or a step."""
+        return bool(self.continuation or self.suffix or self.watch is not None or self.keeps_stop)
 
     def turn(self, before: str = "") -> str:
         """The assistant's unfinished turn, which the engine goes on with.

@@ -21,6 +21,8 @@ from dynasor_serve.programs.query import Branch, Message, Query, SamplingParamet
 STALL_SECONDS = 0.3
 CHAT = Query(model="model", rule="even", messages=(Message("user", "What is it?"),))
 
+ONE_STEP = CallPlan(stop=("\n\n",), keeps_stop=True)
+
 HANG = "hang"
 CUT = "cut"  # the connection, without the end of the body
 Step = bytes | str
@@ -335,7 +337,7 @@ async def test_the_stop_string_that_ended_it_is_known_where_the_engine_says_so(
 ) -> None:
     script = streamed(text("It is 7. "), event(choices=[{"delta": {}, **end}]))
     completion, _ = await completed(*script)
-    kept, _ = await completed(*script, plan=CallPlan(keeps_stop=True))
+    kept, _ = await completed(*script, plan=ONE_STEP, kind=EngineKind.EXTERNAL)
 
     assert completion.stopped_at == stopped_at
     assert completion.text == "It is 7. "
@@ -344,7 +346,7 @@ async def test_the_stop_string_that_ended_it_is_known_where_the_engine_says_so(
 
 async def test_a_stop_string_that_the_engine_keeps_is_not_put_there_twice() -> None:
     end = event(choices=[{"delta": {"content": "Wait"}, "finish_reason": "stop", "stop_reason": "Wait"}])
-    completion, _ = await completed(*streamed(text("It is 7. "), end), plan=CallPlan(keeps_stop=True))
+    completion, _ = await completed(*streamed(text("It is 7. "), end), plan=ONE_STEP, kind=EngineKind.EXTERNAL)
 
     assert completion.text == "It is 7. Wait"
 
@@ -353,7 +355,7 @@ async def test_listeners_hear_all_of_the_text() -> None:
     heard: list[str] = []
     thought = event(choices=[{"delta": {"reasoning": "Hm."}, "finish_reason": "stop", "stop_reason": "\n"}])
     async with engine(streamed(thought)) as scripted, client() as opened:
-        call = opened.open(request_to(scripted, plan=CallPlan(keeps_stop=True)))
+        call = opened.open(request_to(scripted, plan=ONE_STEP, kind=EngineKind.EXTERNAL))
         completion = await call.completion(heard.append)
 
     assert completion.text == "<think>Hm.</think>\n" == "".join(heard) == "".join(call.parts)
