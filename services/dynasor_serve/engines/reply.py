@@ -51,8 +51,8 @@ class Reply:
     """
 
     __slots__ = (
-        "_characters", "_finish_reason", "_is_reasoning", "_most_characters", "_parts", "_request", "_stopped_at",
-        "evidence",
+        "_characters", "_finish_reason", "_goes_on_thinking", "_is_reasoning", "_most_characters", "_parts", "_request",
+        "_stopped_at", "evidence",
     )  # fmt: skip
 
     def __init__(self, request: CallRequest, parts: list[str]) -> None:
@@ -63,11 +63,14 @@ class Reply:
         self._finish_reason = ""
         self._stopped_at: int | str | None = None
         self._is_reasoning = False
+        self._goes_on_thinking = request.plan.goes_on_thinking  # until the first text
         self.evidence = TokenEvidence(request.plan) if likeliest_tokens(request.plan) else None
 
     def take(self, choice: wire.Choice) -> str:
         """Takes what an event adds, and returns the new text."""
         new, self._is_reasoning = _text(choice, self._is_reasoning)
+        if new and self._goes_on_thinking:
+            new, self._goes_on_thinking = new.removeprefix("<think>"), False
         if choice.finish_reason:
             self._finish_reason = choice.finish_reason
             self._stopped_at = choice.matched_stop if choice.stop_reason is None else choice.stop_reason
@@ -90,8 +93,10 @@ class Reply:
             how = f"with finish reason {self._finish_reason!r}" if self._finish_reason else "without a finish reason"
             message = f"the engine at {self._request.endpoint.url} ended the stream {how}"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
-        left_out = "</think>" if self._is_reasoning else ""
-        stop = self.stopped_at if self._request.plan.keeps_stop else None
+        keeps_stop = self._request.plan.keeps_stop
+        stop = self.stopped_at if keeps_stop else None
+        is_cut = keeps_stop and (stop is not None or self._finish_reason == "length")  # the next step thinks on
+        left_out = "</think>" if self._is_reasoning and not is_cut else ""
         if stop and not "".join(self._parts).endswith(stop):
             left_out += stop
         if left_out:

@@ -107,6 +107,11 @@ class CallPlan:
         """Whether the engine must go on inside the assistant's turn, or may have to later, behind a chain or a step."""
         return bool(self.continuation or self.suffix or self.watch is not None or self.keeps_stop)
 
+    @property
+    def goes_on_thinking(self) -> bool:
+        """Whether the turn ends inside a `<think>` of its own."""
+        return _is_thinking(self.turn())
+
     def turn(self, before: str = "") -> str:
         """The assistant's unfinished turn, which the engine goes on with.
 

@@ -351,14 +351,43 @@ async def test_a_stop_string_that_the_engine_keeps_is_not_put_there_twice() -> N
     assert completion.text == "It is 7. Wait"
 
 
-async def test_listeners_hear_all_of_the_text() -> None:
+@pytest.mark.parametrize(
+    ("end", "whole"),
+    [
+        ({"finish_reason": "stop", "stop_reason": None}, "<think>Hm.</think>"),
+        ({"finish_reason": "stop", "stop_reason": "\n\n"}, "<think>Hm.\n\n"),
+        ({"finish_reason": "length"}, "<think>Hm."),
+    ],
+)
+async def test_a_step_that_ends_in_a_thought_leaves_it_open_and_listeners_hear_the_same(
+    end: dict[str, Any], whole: str
+) -> None:
     heard: list[str] = []
-    thought = event(choices=[{"delta": {"reasoning": "Hm."}, "finish_reason": "stop", "stop_reason": "\n"}])
+    thought = event(choices=[{"delta": {"reasoning": "Hm."}, **end}])
     async with engine(streamed(thought)) as scripted, client() as opened:
         call = opened.open(request_to(scripted, plan=ONE_STEP, kind=EngineKind.EXTERNAL))
         completion = await call.completion(heard.append)
 
-    assert completion.text == "<think>Hm.</think>\n" == "".join(heard) == "".join(call.parts)
+    assert completion.text == whole == "".join(heard) == "".join(call.parts)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "whole"),
+    [
+        ([{"reasoning": "Six "}, {"reasoning": "sevens."}, {"content": "42"}], "Six sevens.</think>42"),
+        ([{"reasoning_content": "Six sevens.", "content": "42"}], "Six sevens.</think>42"),
+        ([{"content": "Six sevens."}, {"content": "</think>42"}], "Six sevens.</think>42"),
+    ],
+    ids=["parsed", "parsed in one piece", "not parsed"],
+)
+async def test_a_thought_that_goes_on_is_not_opened_twice(deltas: list[dict[str, str]], whole: str) -> None:
+    plan = replace(ONE_STEP, continuation="<think>Hm.\n\n")
+    end = event(choices=[{"delta": {}, "finish_reason": "stop", "stop_reason": None}])
+    completion, _ = await completed(
+        *streamed(*(event(choices=[{"delta": delta}]) for delta in deltas), end), plan=plan, kind=EngineKind.EXTERNAL
+    )
+
+    assert completion.text == whole
 
 
 # --- what goes wrong
