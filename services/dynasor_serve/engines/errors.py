@@ -22,7 +22,7 @@ class EngineReason(StrEnum):
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"  # 404
     PROMPT_NOT_RECORDED = "PROMPT_NOT_RECORDED"  # a replay engine's 404
     PARAMETER_UNSUPPORTED = "PARAMETER_UNSUPPORTED"  # this engine cannot honour a sampling parameter
-    CALL_UNSUPPORTED = "CALL_UNSUPPORTED"  # cannot continue a turn; gives no rewards, or nothing else
+    CALL_UNSUPPORTED = "CALL_UNSUPPORTED"  # goes on in no turn, tells no stop string, gives no reward or only that
     REWARD_INVALID = "REWARD_INVALID"  # what came for a reward is none
 
 

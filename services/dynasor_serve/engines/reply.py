@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from dynasor_serve.engines import wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.requests import CallRequest
@@ -52,7 +54,7 @@ class Reply:
 
     __slots__ = (
         "_characters", "_finish_reason", "_goes_on_thinking", "_is_reasoning", "_most_characters", "_parts", "_request",
-        "_stopped_at", "evidence",
+        "_stopped_by", "evidence",
     )  # fmt: skip
 
     def __init__(self, request: CallRequest, parts: list[str]) -> None:
@@ -61,7 +63,7 @@ class Reply:
         self._characters = 0
         self._most_characters = min(MAX_TEXT_CHARACTERS, request.max_tokens * _CHARACTERS_PER_TOKEN + _SPARE_CHARACTERS)
         self._finish_reason = ""
-        self._stopped_at: int | str | None = None
+        self._stopped_by: int | str | msgspec.UnsetType | None = msgspec.UNSET
         self._is_reasoning = False
         self._goes_on_thinking = request.plan.goes_on_thinking  # until the first text
         self.evidence = TokenEvidence(request.plan) if likeliest_tokens(request.plan) else None
@@ -73,7 +75,7 @@ class Reply:
             new, self._goes_on_thinking = new.removeprefix("<think>"), False
         if choice.finish_reason:
             self._finish_reason = choice.finish_reason
-            self._stopped_at = choice.matched_stop if choice.stop_reason is None else choice.stop_reason
+            self._stopped_by = choice.stopped_by
         if self.evidence is not None:
             self.evidence.hear(wire.sampled_tokens(choice.logprobs))
         if new:
@@ -88,12 +90,21 @@ class Reply:
         return new
 
     def end(self) -> str:
-        """Ends the reply, and returns the text that the engine has left out. Raises `EngineError` where it is cut."""
+        """Ends the reply, and returns the text that the engine has left out.
+
+        Raises:
+            EngineError: the reply is cut; or its end should be part of it, and the engine does not say what that was.
+        """
         if self._finish_reason in _NO_END:
             how = f"with finish reason {self._finish_reason!r}" if self._finish_reason else "without a finish reason"
             message = f"the engine at {self._request.endpoint.url} ended the stream {how}"
             raise EngineError(EngineReason.ENGINE_BROKE_OFF, message)
         keeps_stop = self._request.plan.keeps_stop
+        if keeps_stop and self._finish_reason == "stop" and self._stopped_by is msgspec.UNSET:
+            wrong = f"the engine at {self._request.endpoint.url} does not say which stop string ended a step"
+            right = "a tree needs an engine that sends stop_reason, as vLLM does, or matched_stop, as SGLang does"
+            message = f"{wrong}, so every step would look like the end of a solution; {right}"
+            raise EngineError(EngineReason.CALL_UNSUPPORTED, message)
         stop = self.stopped_at if keeps_stop else None
         is_cut = keeps_stop and (stop is not None or self._finish_reason == "length")  # the next step thinks on
         left_out = "</think>" if self._is_reasoning and not is_cut else ""
@@ -106,7 +117,7 @@ class Reply:
     @property
     def stopped_at(self) -> str | None:
         """The stop string that ended it, where the engine says so; a number is the id of a token."""
-        return self._stopped_at if isinstance(self._stopped_at, str) else None
+        return self._stopped_by if isinstance(self._stopped_by, str) else None
 
     def completion(self) -> Completion:
         """The whole reply. Raises `EngineError` where it should be a reward and is none."""

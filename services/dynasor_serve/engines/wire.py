@@ -25,9 +25,16 @@ class Choice(msgspec.Struct):
     text: str | None = None
     token_ids: list[int] | None = None  # vLLM's, on request
     finish_reason: str | None = None
-    stop_reason: int | str | None = None  # vLLM's: the stop string, or the id of a stop token
-    matched_stop: int | str | None = None  # SGLang's word for it
+    # vLLM's: the stop string, or the id of a stop token; null at the end of the sequence, absent where nothing is said
+    stop_reason: int | str | msgspec.UnsetType | None = msgspec.UNSET
+    matched_stop: int | str | msgspec.UnsetType | None = msgspec.UNSET  # SGLang's word for it
     logprobs: msgspec.Raw = msgspec.Raw()  # read by those who asked for them: `sampled_tokens`
+
+    @property
+    def stopped_by(self) -> int | str | msgspec.UnsetType | None:
+        """What ended it: a stop string, a token's id, or neither; unset where the engine does not say."""
+        said = [each for each in (self.stop_reason, self.matched_stop) if each is not msgspec.UNSET]
+        return next((each for each in said if each is not None), None) if said else msgspec.UNSET
 
 
 # What an engine claims is bounded here: a count that no wire can carry would stop more than its own call.

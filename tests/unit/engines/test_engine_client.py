@@ -329,6 +329,8 @@ async def test_a_completion_is_whole_once_the_engine_says_so(ending: tuple[Step,
         ({"finish_reason": "stop", "matched_stop": "Wait"}, "Wait"),
         ({"finish_reason": "stop", "stop_reason": 151643}, None),
         ({"finish_reason": "stop", "stop_reason": None}, None),
+        ({"finish_reason": "stop", "matched_stop": 151645}, None),
+        ({"finish_reason": "stop", "stop_reason": None, "matched_stop": "Wait"}, "Wait"),
         ({"finish_reason": "length"}, None),
     ],
 )
@@ -342,6 +344,19 @@ async def test_the_stop_string_that_ended_it_is_known_where_the_engine_says_so(
     assert completion.stopped_at == stopped_at
     assert completion.text == "It is 7. "
     assert kept.text == "It is 7. " + (stopped_at or "")
+
+
+async def test_an_engine_that_does_not_say_what_ended_a_step_is_refused() -> None:
+    script = streamed(text("It is 7. "), event(choices=[{"delta": {}, "finish_reason": "stop"}]))
+    error, _ = await failure(*script, plan=ONE_STEP, kind=EngineKind.EXTERNAL)
+    whole, _ = await completed(*script)
+
+    assert error.reason is EngineReason.CALL_UNSUPPORTED
+    assert not error.is_retryable
+    assert "which stop string ended" in str(error)
+    assert "stop_reason" in str(error)
+    assert "vLLM" in str(error)
+    assert whole.text == "It is 7. ", "whoever asks for no step need not know"
 
 
 async def test_a_stop_string_that_the_engine_keeps_is_not_put_there_twice() -> None:
