@@ -85,6 +85,8 @@ class CallPlan:
             up to its closing brace.
         judge: set for a call that asks for the reward of `continuation`.
         pool: where it runs; empty means the query's pool.
+        text_is_evidence: what it says is judged, gone on from or asked about again, so it is kept whole or not at all;
+            else it is only shown, and kept as far as there is room.
     """
 
     turns: tuple[Message, ...] = ()
@@ -101,6 +103,7 @@ class CallPlan:
     asks_probability: bool = False
     judge: Judge | None = None
     pool: str = ""
+    text_is_evidence: bool = True
 
     @property
     def continues(self) -> bool:

@@ -137,6 +137,7 @@ class Chain:
             suffix=suffix,
             opened_box=opened_box,
             max_tokens=self.shape.answer_tokens,
+            text_is_evidence=False,
         )
 
     def checkpointed(self, event: Checkpointed) -> Self:

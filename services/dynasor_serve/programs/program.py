@@ -64,6 +64,7 @@ class Program:
     epoch: int = 0
     ledger: Ledger = Ledger()
     finished_tokens: int = 0  # completion tokens of branches whose evidence counts
+    text_characters: int = 0  # of all texts in its log
     failures: Mapping[Branch, int] = field(default_factory=dict)  # branch -> attempts that failed
     abandoned: frozenset[Branch] = frozenset()
     seen: frozenset[tuple[Branch, str]] = frozenset()  # calls that have ended, as (branch, attempt)
@@ -246,7 +247,7 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:
         return program
-    program = replace(program, seen=program.seen | {call})
+    program = replace(program, seen=program.seen | {call}, text_characters=program.text_characters + len(event.text))
     ledger = program.ledger
     if event.branch in program.counted:  # a second attempt of a branch that has its evidence
         return replace(program, ledger=ledger.with_lost(event.tokens, event.prompt_tokens))
@@ -276,7 +277,11 @@ def _fold_checkpointed(program: Program, event: Checkpointed) -> Program:
     tokens = event.position - program.positions.get(event.branch, 0)
     if tokens <= 0:  # a repetition
         return program
-    program = replace(program, positions={**program.positions, event.branch: event.position})
+    program = replace(
+        program,
+        positions={**program.positions, event.branch: event.position},
+        text_characters=program.text_characters + len(event.text),
+    )
     if program.stop is not None:  # it came between the verdict and the cancellation
         return replace(program, ledger=program.ledger.with_cancelled(tokens))
     return _reassessed(

@@ -21,10 +21,12 @@ from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule, token_window
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind
 from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
-from dynasor_serve.programs.calls import SAMPLE, CallPlan
+from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.chain import Chain, ChainShape
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
 from dynasor_serve.programs.query import Branch, InvalidQuery, ProbeParameters, Query
+
+_VOTE = CallPlan(text_is_evidence=False)  # only its answer counts: the text is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class SelfConsistency(Algorithm):
 
     def call(self, branch: Branch) -> CallPlan:
         if self.chain_shape is None:
-            return SAMPLE
+            return _VOTE
         sample = self._sample_of(branch)
         chain = self._chain(sample)
         return chain.thinking_call() if branch == sample else chain.concluding_call()

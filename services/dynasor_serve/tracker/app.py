@@ -54,6 +54,7 @@ class TrackerApp:
                 metrics=self._metrics,
                 retry_base_seconds=settings.retry_base_seconds,
                 max_text_characters=settings.max_text_characters,
+                max_program_characters=settings.max_program_characters,
             ),
         )
         self._holdings = Holdings(

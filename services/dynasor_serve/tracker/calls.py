@@ -38,6 +38,7 @@ class RunningCall:
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
     characters: int = 0  # of text passed to listeners
+    said_characters: int = 0  # of what the engine has said
 
     @property
     def branch(self) -> Branch:
@@ -49,6 +50,11 @@ class RunningCall:
         if self.watcher is None:
             return self.engine_call.tokens
         return self.engine_call.tokens - self.watcher.booked_tokens + self.watcher.probe_tokens
+
+    @property
+    def untold_characters(self) -> int:
+        """Characters that no event has told of yet."""
+        return self.said_characters - (self.watcher.told_characters if self.watcher is not None else 0)
 
     @property
     def text(self) -> str:

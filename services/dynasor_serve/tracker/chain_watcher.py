@@ -39,7 +39,8 @@ class ChainWatcher:
     """Checkpoints and probes one running chain.
 
     Attributes:
-        booked_tokens: completion tokens of the call that checkpoints have made durable.
+        booked_tokens: completion tokens of the call that checkpoints have told of.
+        told_characters: of text that they have told of.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ChainWatcher:
     ) -> None:
         assert plan.watch is not None, "only chains are watched"
         self.booked_tokens = 0
+        self.told_characters = 0
         self._watch: Watch = plan.watch
         self._granted = granted
         self._query = query
@@ -101,6 +103,7 @@ class ChainWatcher:
         if tokens == self.booked_tokens:
             return
         text, self._fresh, self.booked_tokens = self.fresh_text, [], tokens
+        self.told_characters += len(text)
         granted, position = self._granted, self._watch.position + tokens
         self._post(Checkpointed(granted.branch, granted.attempt, position, text, self._call.lowest_confidence))
 

@@ -71,6 +71,7 @@ class ProgramDriver:
             self.program.query,
             tools.gang,
             post=self.post,
+            kept_characters=lambda: self.program.text_characters,
             progressed=self._check_budget,
             rested=self._act,
         )

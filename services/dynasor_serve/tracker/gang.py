@@ -35,7 +35,6 @@ from dynasor_serve.tracker.grants import SchedulerLink
 
 logger = logging.getLogger(__name__)
 
-_MOST_TEXT_CHARACTERS = 4_000_000  # of all samples of a program, per owner
 _LONGEST_PAUSE_SECONDS = 10.0
 
 CallEvent = CallFinished | CallFailed | CallCancelled | Checkpointed | Probed
@@ -50,7 +49,12 @@ class GangTools:
     scheduler: SchedulerLink
     metrics: Metrics
     retry_base_seconds: float
-    max_text_characters: int
+    max_text_characters: int  # of a sample that is only shown
+    max_program_characters: int  # of all texts of a program
+
+
+class _TextLimit(Exception):
+    """A text that must be kept whole exceeds what is kept of its program."""
 
 
 class Gang:
@@ -70,6 +74,7 @@ class Gang:
         tools: GangTools,
         *,
         post: Callable[[CallEvent], None],
+        kept_characters: Callable[[], int],
         progressed: Callable[[], None],
         rested: Callable[[], None],
     ) -> None:
@@ -79,6 +84,7 @@ class Gang:
             query_id, epoch, query: whose calls.
             tools: shared by all gangs.
             post: takes what running calls tell, and how they ended.
+            kept_characters: says how long all texts are that were posted for this program, to earlier owners too.
             progressed: told after every event of a running call.
             rested: told when a branch may be tried again.
         """
@@ -90,12 +96,12 @@ class Gang:
         self._query = query
         self._tools = tools
         self._post = post
+        self._kept_characters = kept_characters
         self._progressed = progressed
         self._rested = rested
         self._starts: dict[Branch, int] = {}  # branch -> calls started here
         self._failures: dict[Branch, int] = {}  # branch -> calls failed here
         self._resting: dict[Branch, asyncio.TimerHandle] = {}  # branch -> the end of its pause between attempts
-        self._text_room = _MOST_TEXT_CHARACTERS
 
     @property
     def running_tokens(self) -> int:
@@ -142,7 +148,8 @@ class Gang:
     def checkpoint(self) -> None:
         """Makes the text of all running chains durable, as far as it is known."""
         for call in list(self.calls.values()):
-            if call.watcher is not None and not call.is_cancelled:  # one before it may have ended the program
+            # One before it may have ended the program, or taken the room.
+            if call.watcher is not None and not call.is_cancelled and self._fits(call):
                 call.watcher.checkpoint()
 
     def cancel(self, branch: Branch) -> None:
@@ -182,6 +189,13 @@ class Gang:
         except EngineError as error:
             event = self._failure(call, error.as_program_error())
             end = CallEnd.WORKER_FAILED if error.is_retryable else CallEnd.REFUSED
+        except _TextLimit:
+            most = self._tools.max_program_characters
+            message = (
+                f"what this query's calls say exceeds {most} characters, which is all that is kept of a query; ask for "
+                "fewer samples or tokens, or raise the tracker's setting max_program_characters"
+            )
+            event, end = self._failure(call, ProgramError("TEXT_LIMIT", message)), CallEnd.REFUSED
         except Exception as error:
             logger.exception("a call failed unexpectedly", extra={"query_id": self._query_id})
             event = self._failure(call, ProgramError("INTERNAL", repr(error)[:200], retryable=True))
@@ -210,7 +224,7 @@ class Gang:
             branch=call.branch,
             attempt=call.granted.attempt,
             answer=self._answer(call, completion),
-            text=self._kept_text(completion.text) if watcher is None else watcher.fresh_text,
+            text=self._kept_text(call, completion.text if watcher is None else watcher.fresh_text),
             tokens=engine_call.tokens - (watcher.booked_tokens if watcher is not None else 0),
             prompt_tokens=engine_call.prompt_tokens,
             cached_prompt_tokens=engine_call.cached_prompt_tokens,
@@ -228,13 +242,27 @@ class Gang:
         answer = extract_in_open_box(completion.text, answer_type) if plan.opened_box else None
         return answer or extract(plan.turn() + completion.text, answer_type)
 
-    def _kept_text(self, text: str) -> str:
-        """What of a sample's text is kept: each is bounded, and all together, since a log is read whole."""
-        kept = text[: min(self._tools.max_text_characters, self._text_room)]
-        self._text_room -= len(kept)
-        return kept
+    @property
+    def _text_room(self) -> int:
+        """Characters that may still be kept: all of a program together are bounded, since a log is read whole."""
+        return max(0, self._tools.max_program_characters - self._kept_characters())
+
+    def _fits(self, call: RunningCall) -> bool:
+        """Whether what a call has said can be kept as it must be."""
+        return not call.plan.text_is_evidence or call.untold_characters <= self._text_room
+
+    def _kept_text(self, call: RunningCall, text: str) -> str:
+        """What of a call's text is kept."""
+        if not self._fits(call):
+            raise _TextLimit
+        if call.plan.text_is_evidence:
+            return text
+        return text[: min(self._tools.max_text_characters, self._text_room)]
 
     def _progress(self, call: RunningCall, text: str) -> None:
+        call.said_characters += len(text)
+        if not self._fits(call):
+            raise _TextLimit
         if call.watcher is not None:
             call.watcher.progressed(text)
         self._progressed()

@@ -44,4 +44,12 @@ class TrackerSettings(StatefulSettings):
     retry_base_seconds: float = Field(
         default=0.2, gt=0, description="Mean wait before a branch's second attempt; doubles."
     )
-    max_text_characters: int = Field(default=65_536, ge=0, description="Text kept per sample; the rest is cut.")
+    max_text_characters: int = Field(
+        default=65_536, ge=0, description="Text kept of a sample that is only shown; the rest is cut."
+    )
+    max_program_characters: int = Field(
+        default=16_000_000,
+        ge=1,
+        description="Text kept of all calls of a program: some 120 chains of 32,000 tokens. A call whose text must be "
+        "whole and exceeds it fails.",
+    )
