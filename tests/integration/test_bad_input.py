@@ -47,6 +47,11 @@ def set_sampling(query: pb.Query, **parameters: Any) -> None:
     query.sampling.CopyFrom(pb.SamplingParameters(**parameters))
 
 
+def set_verifier(query: pb.Query, verifier: str, task: str) -> None:
+    query.algorithm.type_string = "best-of-n"
+    query.reward.CopyFrom(pb.Reward(source="verifier", verifier=verifier, task=task))
+
+
 def set_deadline(query: pb.Query, seconds: int, nanos: int = 0) -> None:
     query.deadline.seconds, query.deadline.nanos = seconds, nanos
 
@@ -144,6 +149,11 @@ INVALID: list[tuple[str, Change, str, str]] = [
     ("deadline in a year", lambda query: set_deadline(query, 365 * 86_400), "deadline", "at most 86400"),
     ("deadline beyond all bounds", lambda query: set_deadline(query, 2**62), "deadline", "at most 86400"),
     ("deadline of mixed signs", lambda query: set_deadline(query, -1, 5), "deadline", "has passed"),
+    ("no verifier", lambda query: set_verifier(query, "", ""), "reward.verifier", "give one of game24, unit-tests"),
+    ("verifier of another release", lambda query: set_verifier(query, "sudoku", "1"), "reward.verifier", "'sudoku'"),
+    ("three numbers", lambda query: set_verifier(query, "game24", "4 9 10"), "reward.task", "four whole numbers"),
+    ("no tests", lambda query: set_verifier(query, "unit-tests", ""), "reward.task", "write assert statements"),
+    ("broken tests", lambda query: set_verifier(query, "unit-tests", "assert f("), "reward.task", "no Python"),
     ("unknown class", lambda query: setattr(query, "query_class", 99), "query_class", "interactive"),
     ("long tenant", lambda query: setattr(query, "tenant", "t" * 254), "tenant", "at most 253"),
     ("long key", lambda query: setattr(query, "idempotency_key", "k" * 254), "idempotency_key", "at most 253"),

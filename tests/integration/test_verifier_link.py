@@ -19,7 +19,7 @@ from dynasor_serve.evaluator.servicer import EvaluatorServicer
 from dynasor_serve.evaluator.verification_pool import VerificationPool
 from dynasor_serve.evaluator.verifiers.registry import verifiers
 from dynasor_serve.local.ports import free_port
-from dynasor_serve.programs.events import Rewarded
+from dynasor_serve.programs.events import ProgramError, Rewarded
 from dynasor_serve.programs.query import Branch
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.rpc.server import GrpcServer
@@ -136,6 +136,10 @@ async def test_a_task_or_verifier_that_is_refused_is_asked_once_and_given_up_wit
 
     assert program.rewards == {0: 0.0, 1: 0.0}
     assert program.told[0].detail.startswith("not verified: there is no verifier 'game24'")
+    error = program.told[0].error
+    assert error is not None
+    assert (error.reason, error.retryable) == ("VERIFIER_REFUSED", False)
+    assert error.message.startswith("the verifier game24 refuses: there is no verifier 'game24'; known are")
 
 
 @pytest.mark.parametrize("reason", [Reason.INVALID_VERIFIER, Reason.VERIFIER_UNAVAILABLE, Reason.MALFORMED_REQUEST])
@@ -149,7 +153,8 @@ async def test_refusals_are_final(reason: Reason) -> None:
         await told(program, 1)
         await asyncio.sleep(0.5)
 
-    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: what is wrong")]
+    error = ProgramError("VERIFIER_REFUSED", "the verifier game24 refuses: what is wrong")
+    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: what is wrong", error)]
     assert len(evaluator.asked) == 1
 
 
@@ -166,6 +171,7 @@ async def test_a_refusal_of_one_task_is_none_of_another() -> None:
         await told(program, 2)
 
     assert program.rewards == {0: 0.0, 1: 1.0}
+    assert {event.branch: event.error is None for event in program.told} == {0: False, 1: True}
 
 
 async def test_only_what_was_not_reached_is_asked_again() -> None:
@@ -226,7 +232,7 @@ async def test_requests_are_kept_within_the_evaluators_bounds() -> None:
     assert Rewarded(Branch(320), 0.0, "not verified: it is longer than 1 MiB") in program.told
 
 
-async def test_an_evaluator_of_an_older_release_verifies_nothing_and_keeps_nobody_waiting() -> None:
+async def test_an_evaluator_of_an_older_release_refuses() -> None:
     server = GrpcServer(address="127.0.0.1:0", service_name="older", register=lambda into: None)
     await server.start()
     program = Program()
@@ -235,7 +241,8 @@ async def test_an_evaluator_of_an_older_release_verifies_nothing_and_keeps_nobod
         await told(program, 1)
     await server.stop(0)
 
-    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: Method not found!")]
+    error = ProgramError("VERIFIER_REFUSED", "the verifier game24 refuses: Method not found!")
+    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: Method not found!", error)]
 
 
 @pytest.mark.slow
@@ -247,6 +254,7 @@ async def test_without_an_evaluator_no_program_hangs() -> None:
 
     assert program.rewards == {0: 0.0}
     assert program.told[0].detail.startswith("not verified: the evaluator does not answer")
+    assert program.told[0].error is None, "silence is no refusal"
 
 
 async def test_a_program_that_is_over_is_asked_for_no_more() -> None:

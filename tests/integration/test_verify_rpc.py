@@ -141,7 +141,7 @@ async def test_tests_that_cannot_be_run_are_the_requests_fault(stub: EvaluatorSe
     code, reason, message = await refusal(stub, verifier="unit-tests", task="assert f(", candidates=["x", "y"])
 
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_VERIFIER")
-    assert "the tests cannot be run: they are no Python" in message
+    assert "the task is no Python" in message
 
 
 async def test_no_candidates_are_no_work(stub: EvaluatorServiceStub) -> None:
@@ -166,12 +166,13 @@ async def test_without_isolation_code_is_not_run_and_everything_else_is_served()
 
 async def test_an_evaluator_that_stops_leaves_no_candidate_running() -> None:
     isolation.sandbox()
+    others = set(isolation.processes_left())  # an evaluator of another test may still be at work
     async with evaluator() as stub:
         endless = pb.VerifyRequest(verifier="unit-tests", task=TESTS, candidates=["while True: pass"])
         running = stub.Verify(endless, timeout=60)
         async with asyncio.timeout(20):
-            while not isolation.processes_left():  # noqa: ASYNC110 - the kernel sets no event
+            while others.issuperset(isolation.processes_left()):  # noqa: ASYNC110 - the kernel sets no event
                 await asyncio.sleep(0.02)
         running.cancel()
 
-    assert isolation.processes_left() == []
+    assert others.issuperset(isolation.processes_left())

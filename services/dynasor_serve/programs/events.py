@@ -120,11 +120,12 @@ class CallCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """A verifier has judged a branch."""
+    """A verifier has judged a branch, or will judge none of the query's."""
 
     branch: Branch
     reward: float  # in [0, 1]
     detail: str = ""
+    error: ProgramError | None = None  # set where it refuses the query; an earlier release reads the reward, 0
 
 
 @dataclass(frozen=True, slots=True)

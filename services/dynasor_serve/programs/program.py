@@ -310,6 +310,8 @@ def _fold_probed(program: Program, event: Probed) -> Program:
 def _fold_rewarded(program: Program, event: Rewarded) -> Program:
     if event.branch in program.rewarded or program.stop is not None:
         return program
+    if event.error is not None:  # the verifier would refuse the other branches alike
+        return _stopped(replace(program, last_error=event.error), StopReason.FAILED, event.error.message)
     algorithm = program.algorithm.rewarded(event)
     return _reassessed(replace(program, rewarded=program.rewarded | {event.branch}, algorithm=algorithm))
 

@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import NewType
 
 from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.programs.unit_tests_task import UnreadableTask
+from dynasor_serve.programs.verifier_tasks import TASK_CHECKS
 
 QueryId = NewType("QueryId", str)
 Branch = NewType("Branch", int)
@@ -26,7 +28,7 @@ MAX_STOP_STRINGS = 8
 MAX_LABELS = 32
 MAX_NAME_CHARACTERS = 253
 # Those that the evaluator has; a name that it does not know would judge every path worthless.
-VERIFIERS = ("game24", "unit-tests")
+VERIFIERS = tuple(TASK_CHECKS)
 MAX_DEADLINE_SECONDS = 24 * 3600.0
 ROLES = ("system", "user", "assistant")
 
@@ -204,6 +206,11 @@ def _check_reward(reward: RewardParameters) -> None:
     if len(reward.task) > MAX_PROMPT_CHARACTERS:
         wrong = f"has {len(reward.task)} characters"
         raise InvalidQuery("reward.task", wrong, f"give at most {MAX_PROMPT_CHARACTERS}")
+    if reward.source is RewardSource.VERIFIER:
+        try:
+            TASK_CHECKS[reward.verifier](reward.task)
+        except UnreadableTask as error:
+            raise InvalidQuery("reward.task", error.wrong, error.right) from error
 
 
 def _check_labels(labels: dict[str, str]) -> None:

@@ -58,7 +58,9 @@ class EqualityLink(EvaluatorLink[Asker, Pair, bool]):
             if decision != pb.EQUALITY_NOT_REACHED
         }
 
-    def _tell(self, asker: Asker, answers: Mapping[Pair, bool], given_up: Sequence[Pair], cause: str) -> None:
+    def _tell(
+        self, asker: Asker, answers: Mapping[Pair, bool], given_up: Sequence[Pair], cause: str, *, is_refused: bool
+    ) -> None:
         equal = tuple(pair for pair, is_equal in answers.items() if is_equal)
         unequal = tuple(pair for pair, is_equal in answers.items() if not is_equal)
         asker.answers_compared(AnswersCompared(equal=equal, unequal=(*unequal, *given_up)))

@@ -96,8 +96,8 @@ class EvaluatorLink(ABC, Generic[P, Q, A]):
         """
 
     @abstractmethod
-    def _tell(self, asker: P, answers: Mapping[Q, A], given_up: Sequence[Q], cause: str) -> None:
-        """Tells the asker what is answered, and what is given up for the cause."""
+    def _tell(self, asker: P, answers: Mapping[Q, A], given_up: Sequence[Q], cause: str, *, is_refused: bool) -> None:
+        """Tells the asker what is answered, and what is given up for the cause: a refusal, or silence."""
 
     def _add(self, asker: P, questions: Iterable[Q]) -> None:
         """Asks questions; the asker is told of each once."""
@@ -134,7 +134,7 @@ class EvaluatorLink(ABC, Generic[P, Q, A]):
             for question in (*answers, *given_up):
                 del still_open[question]
             if answers or given_up:
-                self._tell(asker, answers, given_up, cause)
+                self._tell(asker, answers, given_up, cause, is_refused=bool(refused))
             if still_open and not answers:
                 pause = min(_FIRST_PAUSE_SECONDS * 2**failures, _LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))

@@ -1,6 +1,7 @@
 """The tracker's link to the evaluator: candidates that a verifier judges.
 
-A candidate that is given up, or that a limit of the verifier has ended, has a reward of 0, and the detail says why.
+A candidate that is given up, or that a limit of the verifier has ended, has a reward of 0, and the detail says why. A
+refusal is told as an error: it holds for all candidates of the query, and ends it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 import grpc
 
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2 as pb
-from dynasor_serve.programs.events import Rewarded
+from dynasor_serve.programs.events import ProgramError, Rewarded
 from dynasor_serve.programs.query import Branch
 from dynasor_serve.tracker.evaluator_link import CALL_SECONDS, EvaluatorLink, NoAnswer, Questioner, Refused
 
@@ -99,11 +100,19 @@ class VerifierLink(EvaluatorLink[Asker, _Candidate, Rewarded]):
         return answers
 
     def _tell(
-        self, asker: Asker, answers: Mapping[_Candidate, Rewarded], given_up: Sequence[_Candidate], cause: str
+        self,
+        asker: Asker,
+        answers: Mapping[_Candidate, Rewarded],
+        given_up: Sequence[_Candidate],
+        cause: str,
+        *,
+        is_refused: bool,
     ) -> None:
-        for event in (*answers.values(), *(_unverified(each, cause) for each in given_up)):
+        for event in (*answers.values(), *(_unverified(each, cause, is_refused=is_refused) for each in given_up)):
             asker.rewarded(event)
 
 
-def _unverified(candidate: _Candidate, why: str) -> Rewarded:
-    return Rewarded(candidate.branch, 0.0, f"not verified: {why}")
+def _unverified(candidate: _Candidate, why: str, *, is_refused: bool = False) -> Rewarded:
+    message = f"the verifier {candidate.verifier} refuses: {why}"
+    error = ProgramError("VERIFIER_REFUSED", message) if is_refused else None
+    return Rewarded(candidate.branch, 0.0, f"not verified: {why}", error)

@@ -12,6 +12,8 @@ import re
 from fractions import Fraction
 
 from dynasor_serve.evaluator.verifiers.verifier import InvalidTask, Verification, clipped
+from dynasor_serve.programs.unit_tests_task import UnreadableTask
+from dynasor_serve.programs.verifier_tasks import game24_numbers
 
 _GOAL = 24
 _LARGEST = 10_000
@@ -85,11 +87,10 @@ def _judged(expression: str, numbers: list[int]) -> Verification:
 
 
 def _numbers_of(task: str) -> list[int]:
-    words = task.replace(",", " ").split()
-    if len(words) != 4 or not all(word.isascii() and word.isdecimal() and len(word) <= 4 for word in words):
-        given = repr(task[:50])
-        raise InvalidTask(f"a task of game24 is four whole numbers below {_LARGEST}, like '4 9 10 13', not {given}")
-    return sorted(int(word) for word in words)
+    try:
+        return game24_numbers(task)
+    except UnreadableTask as error:
+        raise InvalidTask(f"the task {error}") from error
 
 
 def _expressions(text: str) -> list[str]:

@@ -40,10 +40,11 @@ from dynasor_serve.evaluator.verifiers.verifier import (
     VerifierUnavailable,
     clipped,
 )
+from dynasor_serve.programs import unit_tests_task
+from dynasor_serve.programs.verifier_tasks import check_unit_tests
 
 logger = logging.getLogger(__name__)
 
-MAX_TASK_BYTES = 1 << 20
 _PROGRAM = Path(__file__).with_name("unit_tests_in_jail.py")
 _VERDICT = re.compile(r"([0-9]{1,9}) ([0-9]{1,9}) (.*)", re.DOTALL)
 _ATTEMPTS = 2  # a jail may have died for a reason that is not the candidate's
@@ -60,6 +61,7 @@ class UnitTests:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
+        self._reader = Path(unit_tests_task.__file__).read_text()
 
     async def prepare(self) -> None:
         """See whether the sandbox holds. Raises `VerifierUnavailable` where it does not."""
@@ -69,16 +71,17 @@ class UnitTests:
             raise VerifierUnavailable(str(error)) from error
 
     def check(self, task: str) -> None:
-        """See whether there are tests at all. Raises `InvalidTask` where there are none."""
-        if not task.strip():
-            raise InvalidTask("the tests are empty; write assert statements, or functions named test_…")
-        if len(task.encode("utf-8", "replace")) > MAX_TASK_BYTES:
-            raise InvalidTask(f"the tests are longer than {MAX_TASK_BYTES} bytes; shorten them")
+        """See whether there are tests, as admission has. Raises `InvalidTask` where there are none."""
+        try:
+            check_unit_tests(task)
+        except unit_tests_task.UnreadableTask as error:
+            raise InvalidTask(clipped(f"the task {error}")) from error
 
     async def verify(self, task: str, candidate: str) -> Verification:
         """Return the share of the tests that the candidate passes."""
         token = secrets.token_hex(16)
-        job = json.dumps({"token": token, "code": last_python_block(candidate), "tests": task}).encode()
+        parts = {"token": token, "code": last_python_block(candidate), "tests": task, "reader": self._reader}
+        job = json.dumps(parts).encode()
         for _ in range(_ATTEMPTS):
             try:
                 ended = await self._sandbox.run(_PROGRAM, job)
@@ -93,7 +96,7 @@ class UnitTests:
     def _judged(self, ended: Ended, reports: list[str]) -> Verification:
         word, _, rest = reports[-1].partition(" ") if reports else ("", "", "")
         if word == "malformed":
-            raise InvalidTask(clipped(f"the tests cannot be run: {rest}"))
+            raise InvalidTask(clipped(f"the task {rest}"))
         verdict = _VERDICT.fullmatch(rest)
         if word == "passed" and verdict:
             passed, tests, failure = int(verdict[1]), int(verdict[2]), verdict[3]

@@ -1,6 +1,7 @@
 """The program that runs a candidate and its tests. It runs in the jail, with nothing but the standard library.
 
-Its standard input is a JSON object, `{"token", "code", "tests"}`. It writes lines that begin with the token:
+Its standard input is a JSON object, `{"token", "code", "tests", "reader"}`; the reader is the source of the module
+`unit_tests_task`, which knows what tests are. It writes lines that begin with the token:
 `TOKEN malformed WHY` where the tests cannot be run at all; or `TOKEN loaded` once the candidate's own code has been
 run, and in the end `TOKEN passed NUMBER TESTS FAILURE`. Texts are in Python's escapes. What the candidate writes or
 exits with says nothing. See `unit_tests` for what a test is, and for what a candidate could still forge.
@@ -10,7 +11,6 @@ are taken from a copy, functions of the system are bound before, reports need no
 can be imported.
 """
 
-import ast
 import builtins
 import json
 import os
@@ -22,33 +22,8 @@ from typing import Any
 
 globals()["__builtins__"] = PRISTINE = dict(vars(builtins))  # functions defined from here on look there
 
-_CODE, _TESTS = "candidate.py", "tests.py"
+_CODE = "candidate.py"
 _MOST_CHARACTERS = 200  # of a failure's text
-# Statements that only prepare others: they alone test nothing.
-_PREPARATION = (
-    ast.Import,
-    ast.ImportFrom,
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.ClassDef,
-    ast.Assign,
-    ast.AnnAssign,
-    ast.AugAssign,
-    ast.Pass,
-)
-
-
-class _Malformed(Exception):
-    """The tests cannot be run, whatever the candidate is."""
-
-
-class _Statement:
-    """One top-level statement of the tests."""
-
-    def __init__(self, node: ast.stmt, source: str) -> None:
-        self.is_test = isinstance(node, ast.Assert)
-        self.code = compile(ast.Module([node], type_ignores=[]), _TESTS, "exec", dont_inherit=True)
-        self.label = f"line {node.lineno} ({source[:_MOST_CHARACTERS]})"
 
 
 def main() -> None:
@@ -56,9 +31,10 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     token = job["token"]
     reports = _silence()
+    reader = _reader(job["reader"])
     try:
-        statements, functions = _read(job["tests"])
-    except _Malformed as problem:
+        statements, functions = reader.tests_of(job["tests"])
+    except reader.UnreadableTask as problem:
         write(reports, f"{token} malformed {_escaped(str(problem))}\n".encode())
         return
     try:
@@ -69,7 +45,7 @@ def main() -> None:
     else:
         write(reports, f"{token} loaded\n".encode())
         names = {**vars(candidate), "__name__": "tests", "__builtins__": PRISTINE}
-        passed, of, failure = _run(statements, functions, names)
+        passed, of, failure = _run(statements, functions, reader.FILE, names)
     write(reports, f"{token} passed {passed} {of} {_escaped(failure)}\n".encode())
     _exit(0)
 
@@ -87,32 +63,11 @@ def _escaped(text: str) -> str:
     return text.encode("unicode_escape").decode()
 
 
-def _read(tests: str) -> tuple[list[_Statement], list[str]]:
-    """Return (the statements, the names of the test functions among them)."""
-    try:
-        body = ast.parse(tests, _TESTS).body
-        lines = tests.splitlines()
-        statements = [_Statement(node, lines[node.lineno - 1].strip()) for node in body]
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise _Malformed(f"they are no Python: {_told(error, _TESTS)}") from error
-    functions: dict[str, None] = {}
-    for node in body:
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            functions[node.name] = None
-        if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            raise _Malformed(f"{node.name} is a coroutine, and nobody awaits it; make it a plain function")
-        if isinstance(node, ast.ClassDef) and any(
-            isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name.startswith("test_")
-            for each in node.body
-        ):
-            raise _Malformed(f"the tests in class {node.name} would not be run; make them functions named test_…")
-    if not functions and all(isinstance(node, _PREPARATION) or _is_text(node) for node in body):
-        raise _Malformed("they test nothing; write assert statements, or functions named test_…")
-    return statements, list(functions)
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _reader(source: str) -> types.ModuleType:
+    """The module that reads tests, as a module that nobody can import."""
+    reader = types.ModuleType("reader")
+    exec(compile(source, "reader.py", "exec", dont_inherit=True), vars(reader))  # noqa: S102 - it is ours
+    return reader
 
 
 def _loaded(code: str) -> types.ModuleType:
@@ -125,7 +80,7 @@ def _loaded(code: str) -> types.ModuleType:
     return module
 
 
-def _run(statements: list[_Statement], functions: list[str], names: dict[str, Any]) -> tuple[int, int, str]:
+def _run(statements: list[Any], functions: list[str], file: str, names: dict[str, Any]) -> tuple[int, int, str]:
     """Return (tests passed, tests, the first failure)."""
     passed, failure = 0, ""
     tests = sum(statement.is_test for statement in statements) + len(functions)
@@ -134,7 +89,7 @@ def _run(statements: list[_Statement], functions: list[str], names: dict[str, An
             exec(statement.code, names)  # noqa: S102 - it is what the jail is for
             passed += statement.is_test
         except BaseException as error:  # noqa: BLE001 - whatever a candidate makes of it
-            failure = failure or f"{statement.label}: {_told(error, _TESTS)}"
+            failure = failure or f"{statement.label}: {_told(error, file)}"
             if not statement.is_test:  # what follows may need it: the run ends, one failed test more
                 return passed, tests + 1 if tests else 1, failure
     for name in functions:
@@ -142,7 +97,7 @@ def _run(statements: list[_Statement], functions: list[str], names: dict[str, An
             names[name]()
             passed += 1
         except BaseException as error:  # noqa: BLE001 - whatever a candidate makes of it
-            failure = failure or f"{name}: {_told(error, _TESTS)}"
+            failure = failure or f"{name}: {_told(error, file)}"
     return (passed, tests, failure) if tests else (1, 1, "")
 
 
