@@ -135,6 +135,10 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
         probes: One row per probe, by position.
         seed: Tells the chains of a question apart, and orders them.
         source: Tells recordings of the same chain apart.
+        rollout: Tells chains apart that are samples of one vote; None where they are not.
+        answer_correct: Whether each of `answers` is right, where recorded; in step with it.
+        answer_cluster: What equal `answers` share, in step with them; without it equal strings are equal.
+        final_correct: Whether the final answer is right, where recorded.
         text: The chain itself, where recorded.
         text_positions: Pairs (tokens, characters of `text` that they make), by position, where recorded; between two of
             them characters are taken to be spread evenly over the tokens.
@@ -152,6 +156,10 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
     seed: int | None = None
     budget: int | None = None
     source: str | None = None
+    rollout: int | None = None
+    answer_correct: tuple[bool | None, ...] | None = None
+    answer_cluster: tuple[str | int | None, ...] | None = None
+    final_correct: bool | None = None
     text: str | None = None
     text_positions: tuple[tuple[_Count, _Count], ...] | None = None
     think_tags: bool = False
@@ -159,6 +167,7 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_gold(self, (*self.answers, self.final_answer))
+        _check_answers(self)
         _check_probes(self)
         _check_positions(self)
 
@@ -278,6 +287,13 @@ def expanded(step: Step) -> tuple[Candidate, ...]:
 def _check_gold(record: _Question, answers: Iterable[str | None]) -> None:
     if record.gold is None and any(answer == GOLD for answer in answers):
         raise ValueError(f'an answer is "{GOLD}" while gold is null; give gold, or the answer itself')
+
+
+def _check_answers(record: ProbesRecord) -> None:
+    for name in ("answer_correct", "answer_cluster"):
+        values = getattr(record, name)
+        if values is not None and len(values) != len(record.answers):
+            raise ValueError(f"{name} has {len(values)} entries, and answers {len(record.answers)}; give one for each")
 
 
 def _check_probes(record: ProbesRecord) -> None:

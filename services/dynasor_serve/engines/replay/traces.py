@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,16 @@ _SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 
 class TraceFormatError(ValueError):
     """A trace file is not what the format says; the message names file, line and what would be right."""
+
+
+class Place(NamedTuple):
+    """Where a record stands: a file, and a line of it, counted from 1."""
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 #: Key that marks a record's kind -> the struct that holds it.
@@ -72,9 +82,16 @@ def read_records(paths: Iterable[Path]) -> Iterator[Record]:
     Raises:
         TraceFormatError: A file cannot be read, or a line is not a record.
     """
+    for _, record in placed_records(paths):
+        yield record
+
+
+def placed_records(paths: Iterable[Path]) -> Iterator[tuple[Place, Record]]:
+    """Yield what `read_records` does, each record with where it stands. Raises as `read_records`."""
     for file in trace_files(paths):
         for number, line in _numbered_lines(file):
-            yield _decode_record(line, where=f"{file}:{number}")
+            place = Place(file, number)
+            yield place, _decode_record(line, where=str(place))
 
 
 def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 from dynasor_serve.engines.replay.records import Candidate, Step, StepsRecord, expanded
 
@@ -49,6 +50,20 @@ class Node:
             yield from child.below()
 
 
+class Thought(NamedTuple):
+    """A candidate as it was generated, whether or not another said the same.
+
+    Attributes:
+        path: Its text behind that of the thoughts it goes on from.
+        tokens: Completion tokens of its own text.
+        candidate: As recorded.
+    """
+
+    path: str
+    tokens: int
+    candidate: Candidate
+
+
 def build_tree(record: StepsRecord) -> Node:
     """Return the root of a record's tree; it has no text."""
     root = Node("", 0)
@@ -64,6 +79,26 @@ def build_tree(record: StepsRecord) -> Node:
     return root
 
 
+def thoughts(record: StepsRecord) -> Iterator[Thought]:
+    """Yield every candidate of a record in the order of its steps."""
+    whole_paths = _has_whole_paths(record)
+    parents: list[tuple[Candidate | None, Thought]] = [(None, Thought("", 0, Candidate(thought="", tokens=0)))]
+    for step in record.steps:
+        said: dict[int, Thought] = {}  # id() of a candidate -> what it is
+        for candidate in step.candidates:
+            _, parent = _parent_of(candidate, parents, whole_paths=whole_paths)
+            if whole_paths:
+                thought = Thought(candidate.thought, max(0, candidate.tokens - parent.candidate.tokens), candidate)
+            else:
+                thought = Thought(parent.path + candidate.thought, candidate.tokens, candidate)
+            said[id(candidate)] = thought
+            yield thought
+        parents = [(candidate, said[id(candidate)]) for candidate in expanded(step)]
+
+
+_Place = TypeVar("_Place")
+
+
 def _has_whole_paths(record: StepsRecord) -> bool:
     """Whether the record's thoughts hold their whole paths."""
     return len(record.steps) > 1 and all(_continues(before, step) for before, step in pairwise(record.steps))
@@ -75,8 +110,8 @@ def _continues(before: Step, step: Step) -> bool:
 
 
 def _parent_of(
-    candidate: Candidate, parents: list[tuple[Candidate | None, Node]], *, whole_paths: bool
-) -> tuple[Candidate | None, Node]:
+    candidate: Candidate, parents: list[tuple[Candidate | None, _Place]], *, whole_paths: bool
+) -> tuple[Candidate | None, _Place]:
     if parents[0][0] is None:
         return parents[0]
     if not whole_paths:
@@ -110,16 +145,16 @@ def _add(record: StepsRecord, parent: Node, candidate: Candidate, before: Candid
 def _add_answers(root: Node, record: StepsRecord) -> None:
     """Give the ends of paths the answers of the final candidates with the same text, however its steps are parted."""
     answers = {
-        _with_single_breaks(text): record.as_written(final.answer)
+        with_single_breaks(text): record.as_written(final.answer)
         for final in record.final
         if final.answer is not None and (text := final.y or final.thought)
     }
 
     def visit(node: Node, path: str) -> None:
         if node.answer is None:
-            node.answer = answers.get(_with_single_breaks(path))
+            node.answer = answers.get(with_single_breaks(path))
             if node.answer is None and not node.children:
-                node.answer = answers.get(_with_single_breaks(node.text))
+                node.answer = answers.get(with_single_breaks(node.text))
         for child in node.children.values():
             visit(child, f"{path}\n{child.text}" if path else child.text)
 
@@ -127,5 +162,6 @@ def _add_answers(root: Node, record: StepsRecord) -> None:
         visit(root, "")
 
 
-def _with_single_breaks(text: str) -> str:
+def with_single_breaks(text: str) -> str:
+    """Return a path's text with one line break between its steps, however they were parted."""
     return re.sub(r"\n+", "\n", text.strip("\n"))
