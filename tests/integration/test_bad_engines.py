@@ -173,6 +173,33 @@ async def test_an_engine_that_is_down_refuses_queries_until_it_is_back(stack: Ru
         await until(is_answered, what="the end of the quarantine")
 
 
+async def test_a_query_whose_only_judge_is_down_is_refused_and_may_judge_itself(stack: RunningStack) -> None:
+    best_of_two = pb.Algorithm(type_string="best-of-n:max_samples=2,width=2")
+    query = asking("q00", model="replay-model", algorithm=best_of_two, policy=pb.Policy())
+    query.deadline.FromSeconds(5)  # of those that are accepted before the judge is known to be down
+    worker = scheduler_pb2.Worker(name="worker-0", url=f"http://127.0.0.1:{free_port()}", engine="vllm-classify")
+    request = scheduler_pb2.RegisterWorkerRequest(pool="judges", model="judge", worker=worker)
+    async with open_channel(f"127.0.0.1:{stack.local.ports['scheduler']}") as channel:
+        await SchedulerServiceStub(channel).RegisterWorker(request, timeout=PATIENCE_SECONDS)
+
+    async def is_refused() -> bool:
+        try:
+            await stack.submit(query)
+        except grpc.aio.AioRpcError:
+            return True
+        return False
+
+    await until(is_refused, what="the quarantine")
+    error = await refused(stack.submit(query))
+    query.reward.source = "own"
+    own = outcome_of(await stack.run(query))
+
+    assert reason_of(error) == "NO_READY_WORKER"
+    assert worker.url in (error.details() or "")
+    assert "reward.source own" in (error.details() or "")
+    assert own.samples == 2
+
+
 async def test_a_query_waits_for_an_engine_that_dies_and_comes_back(stack: RunningStack, tmp_path: Path) -> None:
     port, slow = free_port(), ("--time-per-output-token-ms", "5")
     async with AsyncExitStack() as lives:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.local.ports import free_port
 from dynasor_serve.rpc.errors import Reason, ServiceError
@@ -107,3 +108,97 @@ async def test_of_two_pools_of_a_model_one_with_ready_workers_is_chosen(caplog: 
     assert [record.getMessage() for record in caplog.records] == [
         "two pools serve one model; one with ready workers gets its queries"
     ]
+
+
+# --- what a pool is
+
+
+def reward_pool(*states: pb.WorkerState, name: str = "judges") -> pb.Pool:
+    """A pool of a reward model, a worker in each state."""
+    workers = [
+        pb.Worker(name=f"w{number}", state=state, engine="vllm-classify", message="it is gone")
+        for number, state in enumerate(states)
+    ]
+    return pb.Pool(name=name, model="judge", workers=workers)
+
+
+async def looked_again(directory: PoolDirectory) -> None:
+    assert await reason_for(directory, "other") is Reason.UNKNOWN_MODEL
+
+
+async def test_a_pool_stays_what_its_last_workers_were() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY)]
+        assert (await directory.reward_pool_for("")).name == "judges"
+
+        scheduler.pools = [pool_message("pool"), reward_pool()]
+        for _ in range(2):  # the second time it is known from memory alone
+            await looked_again(directory)
+
+            assert (await directory.pool_for("")).name == "pool"
+            assert await reason_for(directory, "judge") is Reason.UNKNOWN_MODEL
+            with pytest.raises(ServiceError, match="pool 'judges' has no worker") as refused:
+                await directory.reward_pool_for("judge")
+            assert refused.value.reason is Reason.NO_READY_WORKER
+
+
+async def test_a_pool_that_never_had_a_worker_generates_nothing_and_judges_nothing() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool()]
+
+        assert (await directory.pool_for("")).name == "pool"
+        assert await reason_for(directory, "judge") is Reason.NO_READY_WORKER, "whoever names it is told to wait"
+        assert directory.only_reward_pool is None
+
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY)]
+
+        assert await reason_for(directory, "judge") is Reason.UNKNOWN_MODEL
+        assert (await directory.reward_pool_for("judge")).name == "judges"
+
+
+async def test_the_only_pool_may_wait_for_its_first_worker() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pb.Pool(name="pool", model="model")]
+
+        assert await reason_for(directory, "") is Reason.NO_READY_WORKER
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        (pb.WORKER_STATE_READY,),
+        (pb.WORKER_STATE_STARTING,),
+        (pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_STARTING),
+    ],
+)
+async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple[pb.WorkerState, ...]) -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY, name="a"), reward_pool(*states)]
+        await directory.pool_for("model")
+        scheduler.pools = [pool_message("pool"), reward_pool(name="a"), reward_pool(*states)]
+        await looked_again(directory)
+
+        assert directory.only_reward_pool is not None
+        assert directory.only_reward_pool.name == "judges"
+
+
+@pytest.mark.parametrize("state", [pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_DRAINING])
+async def test_a_default_judge_that_is_down_is_named_and_not_waited_for(state: pb.WorkerState) -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool(state)]
+        await directory.pool_for("model")
+
+        with pytest.raises(ServiceError, match=r"pool 'judges' is ready: it is gone; .* reward\.source own") as refused:
+            _ = directory.only_reward_pool
+
+    assert refused.value.reason is Reason.NO_READY_WORKER
+
+
+async def test_a_reward_pool_that_is_removed_judges_no_longer_by_default() -> None:
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY)]
+        await directory.pool_for("model")
+        scheduler.pools = [pool_message("pool"), reward_pool()]
+        await looked_again(directory)
+
+        assert directory.only_reward_pool is None

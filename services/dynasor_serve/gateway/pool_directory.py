@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
@@ -33,7 +33,8 @@ class KnownPool:
     workers: int
     max_model_len: int  # tokens; 0 where unknown
     trouble: str  # what the workers say that are not ready
-    gives_rewards: bool = False  # it serves a reward model
+    is_down: bool  # no worker is ready, and none is about to be
+    gives_rewards: bool | None  # it serves a reward model; None where no worker of it was ever seen
 
 
 class PoolDirectory:
@@ -44,6 +45,8 @@ class PoolDirectory:
         self._refresh_seconds = refresh_seconds
         self._pools: dict[str, KnownPool] = {}  # model -> pool
         self._reward_pools: dict[str, KnownPool] = {}  # reward model -> pool
+        self._untold_pools: dict[str, KnownPool] = {}  # model -> pool of which it is not known what it gives
+        self._gives_rewards: dict[str, bool | None] = {}  # pool name -> as its latest workers told
         self._refreshed_at = float("-inf")
         self._is_known = False
         self._contested: set[str] = set()  # models of more than one pool, as far as that has been logged
@@ -73,14 +76,23 @@ class PoolDirectory:
 
     @property
     def only_reward_pool(self) -> KnownPool | None:
-        """The reward pool, where there is exactly one."""
-        return next(iter(self._reward_pools.values())) if len(self._reward_pools) == 1 else None
+        """The reward pool, where exactly one is deployed; one whose workers are all gone is not.
+
+        Raises:
+            ServiceError: NO_READY_WORKER where all its workers are down: what it is to judge would wait for them.
+        """
+        deployed = [pool for pool in self._reward_pools.values() if pool.workers]
+        if len(deployed) != 1:
+            return None
+        if deployed[0].is_down:
+            raise _not_ready(deployed[0], "; to do without the reward model, ask with reward.source own")
+        return deployed[0]
 
     async def _ready(self, known: Callable[[], dict[str, KnownPool]], model: str, field: str) -> KnownPool:
-        pool = _find(known(), model)
+        pool = self._found(known(), model)
         if pool is None or not pool.ready_workers:
             await self._refresh()
-            pool = _find(known(), model)
+            pool = self._found(known(), model)
         if not self._is_known:
             message = "no scheduler has answered yet, so no pool is known; try again"
             raise ServiceError(Reason.SCHEDULER_UNAVAILABLE, message, retry_after_seconds=1.0)
@@ -91,9 +103,14 @@ class PoolDirectory:
             )
             raise ServiceError(Reason.UNKNOWN_MODEL, f"{wrong}; served are: {served}", field=field)
         if not pool.ready_workers:
-            message = f"none of the {pool.workers} workers of pool {pool.name!r} is ready: {pool.trouble or 'starting'}"
-            raise ServiceError(Reason.NO_READY_WORKER, message, retry_after_seconds=2.0)
+            raise _not_ready(pool)
         return pool
+
+    def _found(self, pools: dict[str, KnownPool], model: str) -> KnownPool | None:
+        if model:
+            return pools.get(model) or self._untold_pools.get(model)
+        candidates = list((pools or self._untold_pools).values())
+        return candidates[0] if len(candidates) == 1 else None
 
     async def _refresh(self) -> None:
         """Asks the schedulers; those who ask while that goes on share its result."""
@@ -115,11 +132,15 @@ class PoolDirectory:
                 self._refreshed_at = time.monotonic()
 
     def _take(self, pools: list[KnownPool]) -> None:
-        pools.sort(key=lambda pool: (pool.model, not pool.ready_workers, pool.name))
-        self._pools, self._reward_pools = {}, {}
+        pools.sort(key=lambda pool: (pool.model, not pool.ready_workers, not pool.workers, pool.name))
+        pools = [
+            pool if pool.workers else replace(pool, gives_rewards=self._gives_rewards.get(pool.name)) for pool in pools
+        ]
+        self._gives_rewards = {pool.name: pool.gives_rewards for pool in pools}
+        self._pools, self._reward_pools, self._untold_pools = {}, {}, {}
+        of_its_kind = {True: self._reward_pools, False: self._pools, None: self._untold_pools}
         for pool in pools:
-            of_its_kind = self._reward_pools if pool.gives_rewards else self._pools
-            first = of_its_kind.setdefault(pool.model, pool)
+            first = of_its_kind[pool.gives_rewards].setdefault(pool.model, pool)
             if first is not pool and pool.model not in self._contested:
                 self._contested.add(pool.model)
                 extra = {"model": pool.model, "pools": f"{first.name}, {pool.name}", "chosen": first.name}
@@ -127,10 +148,12 @@ class PoolDirectory:
         self._is_known = True
 
 
-def _find(pools: dict[str, KnownPool], model: str) -> KnownPool | None:
-    if not model and len(pools) == 1:
-        return next(iter(pools.values()))
-    return pools.get(model)
+def _not_ready(pool: KnownPool, remedy: str = "") -> ServiceError:
+    if pool.workers:
+        wrong = f"none of the {pool.workers} workers of pool {pool.name!r} is ready: {pool.trouble or 'starting'}"
+    else:
+        wrong = f"pool {pool.name!r} has no worker"
+    return ServiceError(Reason.NO_READY_WORKER, wrong + remedy, retry_after_seconds=2.0)
 
 
 async def _listed(channel: grpc.aio.Channel) -> list[KnownPool] | None:
@@ -147,6 +170,7 @@ async def _listed(channel: grpc.aio.Channel) -> list[KnownPool] | None:
 
 
 def _known(pool: pb.Pool) -> KnownPool:
+    states = {worker.state for worker in pool.workers}
     return KnownPool(
         name=pool.name,
         model=pool.model,
@@ -154,5 +178,6 @@ def _known(pool: pb.Pool) -> KnownPool:
         workers=len(pool.workers),
         max_model_len=pool.max_model_len,
         trouble="; ".join(worker.message for worker in pool.workers if worker.message)[:500],
-        gives_rewards=any(worker.engine in _REWARD_KINDS for worker in pool.workers),
+        is_down=not states & {pb.WORKER_STATE_READY, pb.WORKER_STATE_STARTING},
+        gives_rewards=any(worker.engine in _REWARD_KINDS for worker in pool.workers) if pool.workers else None,
     )
