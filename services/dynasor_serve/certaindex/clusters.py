@@ -123,13 +123,14 @@ class AnswerClusters:
         rewards: tuple[float | None, ...] = (),
         confidences: tuple[float | None, ...] = (),
         running: tuple[tuple[int, float], ...] = (),
+        tokens: tuple[int, ...] = (),
     ) -> Votes:
         """Return what a rule sees, for a program of at most `cap` samples. See `Votes` for the rest.
 
         Raises:
             ValueError: more than `cap` samples have finished, or the rest does not fit them.
         """
-        return Votes(self.labels, cap, self.undecided, rewards, confidences, running)
+        return Votes(self.labels, cap, self.undecided, rewards, confidences, running, tokens)
 
     def ranked(self) -> tuple[tuple[str | None, int], ...]:
         """Return (answer, votes) per cluster, most votes first, then in the order seen first; None for no answer.

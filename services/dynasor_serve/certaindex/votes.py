@@ -24,10 +24,11 @@ class Votes:
         confidences: the lowest group confidence of each finished sample (`token_confidence.GroupConfidence.at_end`),
             in step with `labels`; None where the engine gave no log-probabilities. Empty where nobody asked for them.
         running: (branch, lowest group confidence so far) of the running branches that have one.
+        tokens: the completion tokens of each finished sample, in step with `labels`. Empty where they are not counted.
 
     Raises:
-        ValueError: more samples have finished than the cap allows, rewards or confidences are out of step, a reward is
-            not in [0, 1], or a confidence is not finite.
+        ValueError: more samples have finished than the cap allows, rewards, confidences or tokens are out of step, a
+            reward is not in [0, 1], a confidence is not finite, or tokens are negative.
     """
 
     labels: tuple[int | None, ...]
@@ -36,6 +37,7 @@ class Votes:
     rewards: tuple[float | None, ...] = ()
     confidences: tuple[float | None, ...] = ()
     running: tuple[tuple[int, float], ...] = ()
+    tokens: tuple[int, ...] = ()
     # label -> votes, in the order first seen
     _sizes: dict[int | None, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -51,6 +53,8 @@ class Votes:
             self._check_rewards()
         if self.confidences or self.running:
             self._check_confidences()
+        if self.tokens:
+            self._check_tokens()
 
     @property
     def finished(self) -> int:
@@ -79,7 +83,14 @@ class Votes:
             raise ValueError(f"a prefix of {count} arrivals; it must be 0 or more")
         if count >= len(self.labels):
             return self
-        return Votes(self.labels[:count], self.cap, self.undecided, self.rewards[:count], self.confidences[:count])
+        return Votes(
+            self.labels[:count],
+            self.cap,
+            self.undecided,
+            self.rewards[:count],
+            self.confidences[:count],
+            tokens=self.tokens[:count],
+        )
 
     @property
     def cluster_sizes(self) -> tuple[int, ...]:
@@ -148,3 +159,9 @@ class Votes:
         for branch, confidence in self.running:
             if not isfinite(confidence):
                 raise ValueError(f"running branch {branch} has confidence {confidence}; it must be a finite number")
+
+    def _check_tokens(self) -> None:
+        if len(self.tokens) != len(self.labels):
+            raise ValueError(f"tokens of {len(self.tokens)} of {len(self.labels)} samples; count all of them or none")
+        if min(self.tokens) < 0:
+            raise ValueError(f"a sample has {min(self.tokens)} tokens; it must be 0 or more")

@@ -35,6 +35,8 @@ from dynasor_serve.certaindex.votes import Votes
         ("static-threshold:threshold=1,detect=8", "static-threshold:threshold=1.0,detect=8"),
         ("n-step-threshold:every=2", "n-step-threshold:threshold=0.7,every=2"),
         ("beta-posterior:confidence=9.5e-1", "beta-posterior:confidence=0.95"),
+        ("unanimous-window", "unanimous-window:window=3"),
+        ("length:tokens=900", "length:tokens=900,detect=5"),
         ("m-of-n", "m-of-n:m=4"),
         ("reward-threshold:mean=0.4", "reward-threshold:max=0.0,mean=0.4,detect=3"),
         ("reward-threshold:max=1,detect=16", "reward-threshold:max=1.0,mean=0.0,detect=16"),
@@ -77,6 +79,8 @@ def test_type_strings_are_read_and_written(written: str, canonical: str) -> None
         ("static-threshold:detect=5.0", "rule.detect", "a whole number"),
         ("beta-posterior:confidence=1", "rule.confidence", "above 0.5 and below 1"),
         ("n-step-threshold:every=0", "rule.every", "at least 1"),
+        ("unanimous-window:window=1", "rule.window", "a whole number at least 2"),
+        ("length:tokens=0", "rule.tokens", "a whole number at least 1"),
         ("even" * 100, "rule", "256"),
         ("reward-threshold", "rule.max", "give one above 0"),
         ("reward-threshold:detect=2", "rule.max", "neither max nor mean is given"),
@@ -157,7 +161,7 @@ def test_a_rule_over_one_chain_is_parsed_as_one(type_string: str) -> None:
         ),
         ("consensus-window & trial-confidence", "watches one chain"),
         ("even & trial-confidence", "watches one chain"),
-        ("trial-confidence", "rules that fit here: even, static-threshold, "),
+        ("trial-confidence", "rules that fit here: even, length, static-threshold, "),
     ],
 )
 def test_a_rule_over_one_chain_is_refused_for_votes(type_string: str, told: str) -> None:

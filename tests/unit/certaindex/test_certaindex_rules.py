@@ -17,12 +17,15 @@ from dynasor_serve.certaindex.votes import Votes
 
 EVERY_RULE = (
     "even",
+    "length:tokens=100,detect=1",
     "static-threshold",
     "static-threshold:threshold=0.1,detect=2",
     "n-step-threshold",
     "n-step-threshold:threshold=0.01,every=1",
     "beta-posterior",
     "beta-posterior:confidence=0.6",
+    "unanimous-window",
+    "unanimous-window:window=2",
     "majority-locked",
     "m-of-n",
     "m-of-n:m=1",
@@ -32,8 +35,8 @@ EVERY_RULE = (
     "static-threshold & reward-threshold:mean=0.1",
     "m-of-n:m=2 & confidence-prune:warmup=2,keep=50",
 )
-# `m-of-n` takes answers as they come, whatever they say.
-JUDGING_RULES = tuple(rule for rule in EVERY_RULE if not rule.startswith("m-of-n"))
+# `m-of-n` and `length` take answers as they come, whatever they say.
+JUDGING_RULES = tuple(rule for rule in EVERY_RULE if not rule.startswith(("m-of-n", "length")))
 
 
 def ask(rule: str, answers: str, cap: int = 16, undecided: str = "") -> Verdict:
@@ -49,10 +52,11 @@ def votes_of(
     rewards: tuple[float | None, ...] = (),
     confidences: tuple[float | None, ...] = (),
     running: tuple[tuple[int, float], ...] = (),
+    tokens: tuple[int, ...] = (),
 ) -> Votes:
     names = {name: label for label, name in enumerate(dict.fromkeys(answers.replace("-", "")))}
     labels = tuple(names.get(answer) for answer in answers)
-    return Votes(labels, cap, frozenset(names[name] for name in undecided), rewards, confidences, running)
+    return Votes(labels, cap, frozenset(names[name] for name in undecided), rewards, confidences, running, tokens)
 
 
 def stops(rule: str, answers: str, cap: int = 16, undecided: str = "") -> bool:
@@ -85,6 +89,16 @@ def test_even_never_stops() -> None:
         ("n-step-threshold:threshold=0.7,every=2", "abaaaa", True),  # 5-1 of 6 is 0.749
         ("n-step-threshold:threshold=0.7,every=4", "abbbbbbb", True),
         ("n-step-threshold:threshold=0.7,every=4", "aaaab", True),  # judged on the first four
+        ("unanimous-window", "aa", False),  # no whole window yet
+        ("unanimous-window", "aaa", True),
+        ("unanimous-window", "baaa", False),  # windows lie end to end: b a a | a
+        ("unanimous-window", "baaaa", False),  # b a a | a a
+        ("unanimous-window", "baabbb", True),  # the second window
+        ("unanimous-window", "aaabcd", True),  # the first, whatever came since
+        ("unanimous-window", "aa-aa-", False),  # a sample without an answer agrees with nobody
+        ("unanimous-window", "---aaa", True),
+        ("unanimous-window:window=2", "abbaab", False),  # a b | b a | a b
+        ("unanimous-window:window=2", "abaa", True),
         ("beta-posterior", "aaa", False),  # 0.9375
         ("beta-posterior", "aaaa", True),  # 0.96875
         ("beta-posterior", "aabaaa", False),  # 5:1, 0.9375
@@ -168,7 +182,11 @@ def test_a_locked_majority_survives_every_merge_of_undecided_rivals(
 def test_nothing_stops_or_is_pruned_without_a_real_answer(rule: str, finished: int) -> None:
     """The research code's empty answers agree with one another, and stop a program."""
     votes = votes_of(
-        "-" * finished, rewards=(1.0,) * finished, confidences=(9.0,) * finished, running=((finished, 0.1),)
+        "-" * finished,
+        rewards=(1.0,) * finished,
+        confidences=(9.0,) * finished,
+        running=((finished, 0.1),),
+        tokens=(1,) * finished,
     )
     assert parse_vote_rule(rule).verdict(votes).kind is VerdictKind.CONTINUE
 
@@ -185,6 +203,7 @@ SAMPLES = st.lists(
         st.one_of(st.none(), st.integers(0, 4)),
         st.one_of(st.none(), st.floats(0, 1)),
         st.one_of(st.none(), st.floats(0, 20)),
+        st.integers(0, 200),
     ),
     max_size=20,
 )
@@ -199,18 +218,19 @@ SAMPLES = st.lists(
 )
 def test_a_rule_is_a_pure_function_that_never_fails(
     rule: str,
-    samples: list[tuple[int | None, float | None, float | None]],
+    samples: list[tuple[int | None, float | None, float | None, int]],
     remaining: int,
     undecided: frozenset[int],
     running: dict[int, float],
 ) -> None:
     votes = Votes(
-        labels=tuple(label for label, _, _ in samples),
+        labels=tuple(label for label, *_ in samples),
         cap=len(samples) + remaining,
         undecided=undecided,
-        rewards=tuple(reward for _, reward, _ in samples),
-        confidences=tuple(confidence for _, _, confidence in samples),
+        rewards=tuple(reward for _, reward, *_ in samples),
+        confidences=tuple(confidence for *_, confidence, _ in samples),
         running=tuple(running.items()),
+        tokens=tuple(tokens for *_, tokens in samples),
     )
     asked: VoteRule = parse_vote_rule(rule)
     verdict = asked.verdict(votes)
@@ -225,6 +245,38 @@ def test_static_threshold_sees_answers_that_were_merged_late() -> None:
     rule = parse_vote_rule("static-threshold:threshold=0.7,detect=5")
     assert not rule.verdict(before).stops
     assert rule.verdict(after).stops
+
+
+def test_unanimous_window_sees_answers_that_were_merged_late() -> None:
+    rule = parse_vote_rule("unanimous-window:window=3")
+    assert not rule.verdict(Votes((0, 0, 1, 0, 2), 16, undecided=frozenset({0, 1}))).stops
+    assert rule.verdict(Votes((0, 0, 0, 0, 2), 16)).reason == "samples 1 to 3 of 16 have the same answer"
+
+
+@pytest.mark.parametrize(
+    ("answers", "tokens", "expected"),
+    [
+        ("ab", (10, 10), False),  # too early
+        ("abc", (10, 20, 70), True),  # 100 together
+        ("abc", (10, 20, 71), False),
+        ("abca", (10, 20, 71, 0), False),  # counted once
+        ("abca", (10, 20, 70, 900), True),
+        ("---a", (1, 1, 1, 1), False),  # no answer among those judged
+        ("-bc", (0, 50, 50), True),
+        ("abc", (), False),  # nobody counts
+    ],
+)
+def test_length(answers: str, tokens: tuple[int, ...], expected: bool) -> None:
+    verdict = parse_vote_rule("length:tokens=100,detect=3").verdict(votes_of(answers, tokens=tokens))
+    assert verdict.stops is expected
+
+
+def test_length_gives_its_numbers() -> None:
+    rule = parse_vote_rule("length:tokens=100,detect=2")
+    assert rule.verdict(votes_of("ab", tokens=(40, 50))).reason == "90 tokens ≤ 100 after 2 of 16 samples"
+    long = rule.verdict(votes_of("ab", tokens=(40, 61)))
+    assert long.reason == "101 tokens > 100 after 2 samples: spends the cap of 16"
+    assert rule.verdict(votes_of("ab")).reason == "nobody counts the tokens of the first 2 of 16 samples"
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,11 @@ def test_a_prefix_is_the_votes_as_they_stood(labels: tuple[int | None, ...], cou
     assert votes.prefix(count) == Votes(labels[:count], cap=20)
 
 
-def test_a_prefix_cuts_rewards_and_confidences_and_knows_nothing_of_what_ran() -> None:
-    votes = Votes((0, 1, 0), 3, rewards=(0.1, None, 0.3), confidences=(1.0, 2.0, None), running=((3, 1.5),))
-    assert votes.prefix(2) == Votes((0, 1), 3, rewards=(0.1, None), confidences=(1.0, 2.0))
+def test_a_prefix_cuts_what_is_known_of_samples_and_knows_nothing_of_what_ran() -> None:
+    votes = Votes(
+        (0, 1, 0), 3, rewards=(0.1, None, 0.3), confidences=(1.0, 2.0, None), running=((3, 1.5),), tokens=(7, 0, 9)
+    )
+    assert votes.prefix(2) == Votes((0, 1), 3, rewards=(0.1, None), confidences=(1.0, 2.0), tokens=(7, 0))
     assert votes.prefix(3) == votes
 
 
@@ -76,9 +78,11 @@ def test_best_and_mean_reward(rewards: tuple[float | None, ...], best: float | N
         ({"confidences": (1.0, 2.0, 3.0)}, "3 confidences of 2 samples"),
         ({"confidences": (1.0, float("inf"))}, "confidence inf; it must be a finite number"),
         ({"running": ((7, float("nan")),)}, "running branch 7 has confidence nan"),
+        ({"tokens": (10,)}, "tokens of 1 of 2 samples"),
+        ({"tokens": (10, -1)}, "-1 tokens; it must be 0 or more"),
     ],
 )
-def test_rewards_and_confidences_that_cannot_be_are_refused(fields: dict, told: str) -> None:
+def test_rewards_confidences_and_tokens_that_cannot_be_are_refused(fields: dict, told: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 (the text is compared below)
         Votes((0, 1), cap=2, **fields)
     assert told in str(refused.value)

@@ -14,6 +14,7 @@ from dynasor_serve.certaindex.rules.confidence_prune import ConfidencePrune
 from dynasor_serve.certaindex.rules.conjunction import SEPARATOR, ChainConjunction, VoteConjunction
 from dynasor_serve.certaindex.rules.consensus_window import ConsensusWindow
 from dynasor_serve.certaindex.rules.even import Even
+from dynasor_serve.certaindex.rules.length import Length
 from dynasor_serve.certaindex.rules.m_of_n import MOfN
 from dynasor_serve.certaindex.rules.majority_locked import MajorityLocked
 from dynasor_serve.certaindex.rules.n_step_threshold import NStepThreshold
@@ -28,15 +29,18 @@ from dynasor_serve.certaindex.rules.reward_threshold import RewardThreshold
 from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence, InvalidRule, Rule, VoteRule
 from dynasor_serve.certaindex.rules.static_threshold import StaticThreshold
 from dynasor_serve.certaindex.rules.trial_confidence import TrialConfidence
+from dynasor_serve.certaindex.rules.unanimous_window import UnanimousWindow
 
 ENTRY_POINT_GROUP = "dynasor.rules"
 MAX_TYPE_STRING_CHARACTERS = 256
 
 _BUILT_IN: tuple[type[Rule], ...] = (
     Even,
+    Length,
     StaticThreshold,
     NStepThreshold,
     BetaPosterior,
+    UnanimousWindow,
     MajorityLocked,
     MOfN,
     RewardThreshold,
