@@ -51,7 +51,7 @@ async def claimed(log: ProgramLog, tracker: str, *, number: int, lease_ms: int =
         lease_ms=lease_ms,
         number=number,
     )
-    return [Holding(claim.query_id, claim.epoch, running_tokens=0) for claim in claims]
+    return [Holding(claim.query_id, claim.epoch) for claim in claims]
 
 
 async def snapshot_of(log: ProgramLog, query_id: QueryId) -> Snapshot:

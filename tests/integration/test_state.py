@@ -102,7 +102,7 @@ async def running(log: ProgramLog, tracker: str = "one", **claim: int) -> Holdin
     _, query_id = await accepted(log)
     claims = await claimed(log, tracker, **claim)  # type: ignore[arg-type]
     assert [each.query_id for each in claims] == [query_id]
-    return Holding(query_id, claims[0].epoch, running_tokens=0)
+    return Holding(query_id, claims[0].epoch)
 
 
 def records(*events: Event) -> list[Record]:
@@ -234,7 +234,7 @@ async def test_a_claim_brings_the_whole_log_and_ends_it(log: ProgramLog, redis: 
 
 async def test_an_ended_lease_is_claimed_with_a_higher_epoch_and_what_was_lost(log: ProgramLog) -> None:
     holding = await running(log, lease_ms=1)
-    await log.renew(SHARD, "one", 1, [replace(holding, running_tokens=123)])
+    await log.renew(SHARD, "one", 1, [replace(holding, generated_tokens=123)])
     await asyncio.sleep(0.02)
 
     (claim,) = await claimed(log, "two")
@@ -287,7 +287,7 @@ async def test_many_trackers_claim_each_program_once(log: ProgramLog) -> None:
 async def test_an_append_of_the_owner_is_added(log: ProgramLog, redis: Redis) -> None:
     holding = await running(log)
 
-    appended = await log.append(replace(holding, running_tokens=55), "one", 2, records(evidence(0), evidence(1)))
+    appended = await log.append(replace(holding, generated_tokens=55), "one", 2, records(evidence(0), evidence(1)))
 
     assert appended.status is AppendStatus.OK
     assert await kinds(log, holding.query_id) == ["Accepted", "Claimed", "CallFinished", "CallFinished"]
@@ -319,7 +319,7 @@ async def test_whoever_lost_the_program_appends_nothing(log: ProgramLog) -> None
     holding = await running(log, lease_ms=1)
     await asyncio.sleep(0.02)
     (claim,) = await claimed(log, "two")
-    current = Holding(holding.query_id, claim.epoch, 0)
+    current = Holding(holding.query_id, claim.epoch)
 
     for stale, tracker in ((holding, "one"), (current, "one"), (holding, "two"), (replace(current, epoch=9), "two")):
         assert (await log.append(stale, tracker, 3, records(evidence(0)))).status is AppendStatus.FENCED
@@ -425,7 +425,7 @@ async def test_a_renewal_tells_the_length_of_each_log_and_what_is_lost(log: Prog
     lost = await running(log, lease_ms=1)
     await asyncio.sleep(0.02)
     await claimed(log, "two")
-    unknown = Holding(keys.new_query_id(TENANT), 1, 0)
+    unknown = Holding(keys.new_query_id(TENANT), 1)
 
     assert await log.renew(SHARD, "one", LEASE_MS, [kept, lost, unknown]) == [3, -1, -1]
     assert await log.renew(SHARD, "one", LEASE_MS, []) == []
@@ -443,7 +443,7 @@ async def test_released_programs_go_to_the_head_of_the_queue(log: ProgramLog, re
     holding = await running(log)
     await accepted(log, replace(QUERY, query_class=QueryClass.INTERACTIVE))
 
-    assert await log.release(SHARD, "one", [replace(holding, running_tokens=42)]) == 1
+    assert await log.release(SHARD, "one", [replace(holding, generated_tokens=42)]) == 1
     assert await log.release(SHARD, "one", [holding]) == 0
 
     assert await redis.zcard(keys.leases(SHARD)) == 0

@@ -50,7 +50,7 @@ def log(query_id: QueryId) -> str:
 
 
 def program(query_id: QueryId) -> str:
-    """Hash: tenant, pool, phase, owner, process, address, epoch, running_tokens."""
+    """Hash: tenant, pool, phase, owner, process, address, epoch, running_tokens, booked_tokens; samples, certaindex."""
     return f"{prefix(shard_of(query_id))}program:{query_id}"
 
 

@@ -75,11 +75,20 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A program that a tracker holds, as it tells Redis."""
+    """A program that a tracker holds, as it tells Redis.
+
+    The difference of the two sums is lost with the tracker. The scripts take it from what the log tells of by then, so
+    that an append which was on its way when this was said is not counted twice.
+
+    Attributes:
+        generated_tokens: completion tokens of the program, those of running calls and of earlier owners included.
+        booked_tokens: those of them that the log tells of, as far as the tracker knows.
+    """
 
     query_id: QueryId
     epoch: int
-    running_tokens: int
+    generated_tokens: int = 0
+    booked_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +202,12 @@ class ProgramLog:
         return [Claim(QueryId(query_id.decode()), int(epoch), tuple(lines)) for query_id, epoch, *lines in entries]
 
     async def append(self, holding: Holding, tracker: str, expected_length: int, new: Sequence[Record]) -> Appended:
-        """Appends records; `expected_length` is the log's length as the writer knows it."""
+        """Appends records.
+
+        Args:
+            holding: as it is once the records are in the log.
+            expected_length: of the log, as the writer knows it.
+        """
         query_id = holding.query_id
         reply = await self._append(
             [keys.log(query_id), keys.program(query_id)],
@@ -203,7 +217,8 @@ class ProgramLog:
                 holding.epoch,
                 expected_length,
                 keys.appended_channel(keys.shard_of(query_id)),
-                holding.running_tokens,
+                holding.generated_tokens,
+                holding.booked_tokens,
                 *_summary(new),
                 *map(records.encode, new),
             ],
@@ -370,4 +385,4 @@ def _snapshot(
 
 
 def _flat(held: Sequence[Holding]) -> list[str | int]:
-    return [value for each in held for value in (each.query_id, each.epoch, each.running_tokens)]
+    return [value for each in held for value in (each.query_id, each.epoch, each.generated_tokens, each.booked_tokens)]

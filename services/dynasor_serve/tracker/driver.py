@@ -98,7 +98,7 @@ class ProgramDriver:
     @property
     def holding(self) -> Holding:
         """The program as its lease knows it."""
-        return self._journal.holding(self.gang.running_tokens)
+        return self._journal.holding(self.gang.running_tokens + sum(tokens for tokens, _ in self.gang.closed))
 
     def start(self) -> None:
         """Begins to work on the program."""

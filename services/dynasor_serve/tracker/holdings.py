@@ -202,7 +202,7 @@ class Holdings:
         problem = ProgramError("PROGRAM_UNREADABLE", f"the tracker cannot run this query: {error}")
         outcome = ended_without_evidence(accepted, Phase.FAILED, StopReason.FAILED, str(error), now, problem)
         await self._log.finish(
-            Holding(claim.query_id, claim.epoch, 0),
+            Holding(claim.query_id, claim.epoch),
             self._tools.tracker,
             accepted.query.tenant,
             len(claim.lines),

@@ -66,10 +66,13 @@ class Journal:
         self._is_behind = True
 
     def holding(self, running_tokens: int) -> Holding:
-        """The program as its lease knows it, with the completion tokens that would be lost with this tracker now."""
-        return Holding(
-            self.query_id, self.epoch, running_tokens + self.program.ledger.spent - self._durable.ledger.spent
-        )
+        """The program as its lease knows it.
+
+        Args:
+            running_tokens: completion tokens that no event has told of yet.
+        """
+        spent = self.program.ledger.spent
+        return Holding(self.query_id, self.epoch, spent + running_tokens, self._durable.ledger.spent)
 
     async def write(self, running_tokens: int, cancelled: Iterable[tuple[int, int]]) -> Outcome | None:
         """Takes one step towards the log: reads it, appends what was kept, or ends the program.
@@ -102,7 +105,8 @@ class Journal:
     async def _append(self, running_tokens: int) -> None:
         program, records = self.program, list(self._kept)
         began = time.perf_counter()
-        holding = Holding(self.query_id, self.epoch, running_tokens)
+        spent = program.ledger.spent
+        holding = Holding(self.query_id, self.epoch, spent + running_tokens, spent)
         reply = await self._log.append(holding, self._tracker, self.length, records)
         self._metrics.observe(catalogue.APPEND_SECONDS, time.perf_counter() - began)
         match reply.status:
@@ -123,7 +127,7 @@ class Journal:
         outcome = final.outcome
         records = [*self._kept, Record(final, now, outcome.samples, outcome.certaindex)]
         reply = await self._log.finish(
-            Holding(self.query_id, self.epoch, 0),
+            Holding(self.query_id, self.epoch),
             self._tracker,
             program.query.tenant,
             self.length,

@@ -49,6 +49,7 @@ for _, id in ipairs(ids) do
   local lost = tonumber(redis.call('HGET', program, 'running_tokens') or '0')
   redis.call('HSET', program, 'owner', ARGV[1], 'process', ARGV[7], 'address', ARGV[2], 'phase', 'running',
     'running_tokens', 0)
+  redis.call('HINCRBY', program, 'booked_tokens', lost)
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), id)
   redis.call('ZREM', KEYS[2], id)
   local record = cjson.encode({

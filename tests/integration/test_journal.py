@@ -1,0 +1,174 @@
+"""A program at its owner and in a real Redis: what is lost with the owner is counted once, whatever was on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from dynasor_serve.engines.client import EngineClient, EngineTimeouts
+from dynasor_serve.programs.events import Accepted, CallFinished, Claimed
+from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.query import Branch, Query
+from dynasor_serve.state import keys
+from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
+from dynasor_serve.state.redis_client import connect
+from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
+from dynasor_serve.tracker.equality import EqualityLink
+from dynasor_serve.tracker.gang import GangTools
+from dynasor_serve.tracker.grants import SchedulerLink
+from dynasor_serve.tracker.journal import Fenced, Journal
+from dynasor_serve.tracker.verification import VerifierLink
+
+from fakes.redis_process import RedisProcess, running_redis
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TENANT = "default"
+SHARD = keys.shard_of_tenant(TENANT)
+AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, idempotency_ttl_seconds=60)
+NOW_MS = 1_700_000_000_000
+QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT, algorithm="self-consistency")
+LEASE_MS = 60_000
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisProcess]:
+    async with running_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
+    client = connect(server.url, timeout_seconds=1.0)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def log(redis: Redis) -> ProgramLog:
+    return ProgramLog(redis, final_ttl_seconds=60)
+
+
+async def claim_of(log: ProgramLog, tracker: str, number: int = 0, lease_ms: int = LEASE_MS) -> Claim:
+    (claim,) = await log.claim(
+        SHARD, tracker=tracker, process="p1", address="", limit=1, lease_ms=lease_ms, number=number
+    )
+    return claim
+
+
+async def journal_of(log: ProgramLog, tracker: str = "one", lease_ms: int = LEASE_MS) -> Journal:
+    """Of a new program that a tracker has claimed."""
+    await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", NOW_MS), "", AMPLE)
+    return journal(log, await claim_of(log, tracker, lease_ms=lease_ms), tracker)
+
+
+def journal(log: ProgramLog, claim: Claim, tracker: str) -> Journal:
+    return Journal(claim, log, tracker=tracker, metrics=Metrics("tracker"))
+
+
+def evidence(branch: int, tokens: int = 10) -> CallFinished:
+    return CallFinished(Branch(branch), "1.1", "7", "\\boxed{7}", tokens)
+
+
+def lost_in(claim: Claim) -> int:
+    last = claim.records()[-1].event
+    assert isinstance(last, Claimed)
+    return last.tokens_lost
+
+
+# --- what is lost with an owner
+
+
+async def test_an_append_that_arrives_before_the_release_is_not_lost_too(log: ProgramLog) -> None:
+    former = await journal_of(log)
+    former.take(evidence(0))
+    append = asyncio.create_task(former.write(running_tokens=5, cancelled=()))
+    await asyncio.sleep(0)  # it is on its way
+    holding = former.holding(running_tokens=5)
+    await append
+    await log.release(SHARD, "one", [holding])
+
+    claim = await claim_of(log, "two")
+
+    assert lost_in(claim) == 5, "what the running call had generated"
+    assert journal(log, claim, "two").program.ledger == Ledger(spent=15, lost=5)
+
+
+async def test_an_append_that_arrives_after_the_release_is_lost(log: ProgramLog) -> None:
+    former = await journal_of(log)
+    former.take(evidence(0))
+    await log.release(SHARD, "one", [former.holding(running_tokens=5)])
+    with pytest.raises(Fenced):
+        await former.write(running_tokens=5, cancelled=())
+
+    claim = await claim_of(log, "two")
+
+    assert lost_in(claim) == 15
+    assert journal(log, claim, "two").program.ledger == Ledger(spent=15, lost=15)
+
+
+async def test_a_cancel_between_changes_nothing_of_what_is_lost(log: ProgramLog) -> None:
+    former = await journal_of(log)
+    former.take(evidence(0))
+    holding = former.holding(running_tokens=5)
+    await log.cancel(holding.query_id, "", NOW_MS)
+    await log.release(SHARD, "one", [holding])
+
+    assert lost_in(await claim_of(log, "two")) == 15
+
+
+async def test_a_renewal_that_arrives_after_an_append_books_it_no_second_time(log: ProgramLog) -> None:
+    former = await journal_of(log, lease_ms=1)
+    former.take(evidence(0))
+    holding = former.holding(running_tokens=5)
+    await former.write(running_tokens=5, cancelled=())
+    await log.renew(SHARD, "one", 1, [holding])
+    await asyncio.sleep(0.02)  # the tracker is gone, and its lease ends
+
+    assert lost_in(await claim_of(log, "two")) == 5
+
+
+async def test_what_an_earlier_release_booked_is_known_from_the_log(log: ProgramLog, redis: Redis) -> None:
+    former = await journal_of(log)
+    former.take(evidence(0))
+    await former.write(running_tokens=0, cancelled=())
+    await redis.hdel(keys.program(former.query_id), "booked_tokens")
+    await log.release(SHARD, "one", [former.holding(running_tokens=5)])
+
+    assert lost_in(await claim_of(log, "two")) == 5
+
+
+async def test_what_the_verdict_cancelled_is_lost_with_a_final_record_that_was_never_written(log: ProgramLog) -> None:
+    await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", NOW_MS), "", AMPLE)
+    scheduler, metrics = SchedulerLink("one", ("127.0.0.1:1",)), Metrics("tracker")
+    engines = EngineClient(EngineTimeouts())
+    gang = GangTools(engines, scheduler, metrics, 1.0, max_text_characters=1, max_program_characters=1)
+    equality, verifier = EqualityLink("127.0.0.1:1"), VerifierLink("127.0.0.1:1")
+    tools = DriverTools("one", log, scheduler, equality, verifier, metrics, gang)
+    driver = ProgramDriver(await claim_of(log, "one"), tools, on_end=lambda _: None)
+    driver.gang.closed.append((7, 100))
+
+    await log.release(SHARD, "one", [driver.abandon()])
+    await engines.close()
+
+    assert lost_in(await claim_of(log, "two")) == 7
+
+
+async def test_every_owner_adds_what_it_lost(log: ProgramLog) -> None:
+    owner = await journal_of(log)
+    for number in range(1, 4):
+        owner.take(evidence(number))
+        await owner.write(running_tokens=0, cancelled=())
+        owner.take(evidence(number + 10))  # and this one is on its way when the owner goes
+        holding = owner.holding(running_tokens=2)
+        await owner.write(running_tokens=2, cancelled=())
+        await log.release(SHARD, "one", [holding])
+        owner = journal(log, await claim_of(log, "one", number=number), "one")
+
+    assert owner.program.ledger == Ledger(spent=66, lost=6)
