@@ -154,6 +154,7 @@ INVALID: list[tuple[str, Change, str, str]] = [
     ("three numbers", lambda query: set_verifier(query, "game24", "4 9 10"), "reward.task", "four whole numbers"),
     ("no tests", lambda query: set_verifier(query, "unit-tests", ""), "reward.task", "write assert statements"),
     ("broken tests", lambda query: set_verifier(query, "unit-tests", "assert f("), "reward.task", "no Python"),
+    ("probed samples", lambda query: setattr(query.probe, "interval", 64), "probe", "give policy.chain_rule"),
     ("unknown class", lambda query: setattr(query, "query_class", 99), "query_class", "interactive"),
     ("long tenant", lambda query: setattr(query, "tenant", "t" * 254), "tenant", "at most 253"),
     ("long key", lambda query: setattr(query, "idempotency_key", "k" * 254), "idempotency_key", "at most 253"),
@@ -199,6 +200,26 @@ async def test_an_invalid_rule_is_refused(stack: RunningStack, rule: str, hint: 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason_of(error) == "INVALID_RULE"
     assert field_of(error).startswith("policy.rule")
+    assert hint in (error.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("chain_rule", "field", "hint"),
+    [
+        ("trial-confidance", "policy.chain_rule", "did you mean 'trial-confidence'"),
+        ("trial-confidence:threshold=2", "policy.chain_rule.threshold", "it must be"),
+        ("majority-locked", "policy.chain_rule", "rules that fit here"),
+        ("e" * 300, "policy.chain_rule", "256"),
+    ],
+)
+async def test_an_invalid_rule_for_chains_is_refused_by_its_own_name(
+    stack: RunningStack, chain_rule: str, field: str, hint: str
+) -> None:
+    error = await refused(stack.submit(asking("q00", policy=pb.Policy(rule="even", chain_rule=chain_rule))))
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(error) == "INVALID_RULE"
+    assert field_of(error) == field
     assert hint in (error.details() or "")
 
 

@@ -44,7 +44,7 @@ async def record(stack: RunningStack, question: Question, algorithm: str, repeat
         query=pb.Query(
             algorithm=pb.Algorithm(type_string=algorithm),
             sampling=pb.SamplingParameters(max_tokens=2000),
-            probe=pb.Probe(interval=64),
+            probe=pb.Probe(interval=64) if algorithm.startswith("chain") else None,
         ),
         style=None,
     )

@@ -28,6 +28,10 @@ from dynasor_serve.local.recording.recorder import Job, Recipe, jobs_of, recorde
 from dynasor_serve.local.recording.trace_lines import NotRecordable, trace_line
 from dynasor_serve.local.stack import LocalStack, StackOptions
 from dynasor_serve.local.supervised import StackError
+from dynasor_serve.programs.algorithm import AlgorithmParameters
+from dynasor_serve.programs.query import InvalidQuery
+from dynasor_serve.programs.registry import parse_algorithm
+from dynasor_serve.rpc.errors import Reason
 from dynasor_serve.state.redis_client import connect
 
 app = typer.Typer()
@@ -82,6 +86,7 @@ def record(
         raise bad_input(f"{out}: there is no directory {out.resolve().parent}")
     if out.exists():
         raise bad_input(f"{out} exists; move it away, or name another file")
+    parameters = _algorithm(algorithm)
     chosen = _questions(questions)[:limit]
     recipe = Recipe(
         dataset=dataset or questions.stem,
@@ -89,13 +94,20 @@ def record(
         query=pb.Query(
             algorithm=pb.Algorithm(type_string=algorithm),
             sampling=pb.SamplingParameters(temperature=temperature, max_tokens=max_tokens),
-            probe=pb.Probe(interval=probe_interval, marks=probe_marks),
+            probe=pb.Probe(interval=probe_interval, marks=probe_marks) if parameters.probes_chains else None,
         ),
         style=STYLES.get(style),
     )
     plan = _Plan(recipe, jobs_of(chosen, repeats), out, concurrency)
     stack = StackOptions(engine=engine_of(engine, model, tuple(traces or ()), api_key=api_key))
     raise typer.Exit(run_async(_recording(stack, plan)))
+
+
+def _algorithm(type_string: str) -> AlgorithmParameters:
+    try:
+        return parse_algorithm(type_string)
+    except InvalidQuery as error:
+        raise bad_input(str(error), Reason.INVALID_QUERY) from error
 
 
 def _questions(path: Path) -> list[Question]:

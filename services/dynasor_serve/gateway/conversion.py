@@ -8,8 +8,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType
-from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.programs import events
+from dynasor_serve.programs.algorithm import AlgorithmParameters
 from dynasor_serve.programs.events import Outcome, Phase, ProgramError
 from dynasor_serve.programs.query import (
     TOKENS_OF_THE_POOL,
@@ -89,6 +89,13 @@ def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: fl
     chain_rule = message.policy.chain_rule
     if chain_rule and not algorithm.takes_chain_rule:
         raise InvalidQuery("policy.chain_rule", f"is set, and {algorithm.name} has no chains for branches", "unset it")
+    if message.probe.ByteSize() and not _is_probed(algorithm, chain_rule):
+        right = "give policy.chain_rule, which makes its samples chains, or unset it"
+        raise InvalidQuery(
+            "probe",
+            f"is set, and {algorithm.name} probes no chains",
+            right if algorithm.takes_chain_rule else "unset it",
+        )
     return Query(
         model=model,
         rule=message.policy.rule or algorithm.default_rule or rule,
@@ -107,6 +114,10 @@ def query_from(message: pb.Query, *, model: str, rule: str, deadline_seconds: fl
         idempotency_key=message.idempotency_key,
         labels=dict(message.labels),
     )
+
+
+def _is_probed(algorithm: AlgorithmParameters, chain_rule: str) -> bool:
+    return algorithm.probes_chains or bool(chain_rule)
 
 
 def _sampling_from(message: pb.SamplingParameters) -> SamplingParameters:
@@ -216,14 +227,17 @@ def query_message(query: Query) -> pb.Query:
 
 def _algorithm_message(type_string: str) -> pb.Algorithm:
     parameters = parse_algorithm(type_string)
-    if not isinstance(parameters, SelfConsistencyParameters):
-        return pb.Algorithm(type_string=type_string)
-    return pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=parameters.max_samples, width=parameters.width))
+    if isinstance(parameters, SelfConsistencyParameters):
+        typed = pb.SelfConsistency(max_samples=parameters.max_samples, width=parameters.width)
+        message = pb.Algorithm(self_consistency=typed)
+        if parse_algorithm(_algorithm_from(message)) == parameters:  # the type has all that was said
+            return message
+    return pb.Algorithm(type_string=type_string)
 
 
 def _probe_message(query: Query) -> pb.Probe | None:
     """Only of a query whose chains are probed."""
-    if not query.chain_rule and parse_algorithm(query.algorithm).watches is not Evidence.CHAIN:
+    if not _is_probed(parse_algorithm(query.algorithm), query.chain_rule):
         return None
     probe = query.probe
     return pb.Probe(prompt=probe.prompt, interval=probe.interval, marks=probe.marks, max_tokens=probe.max_tokens)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from dynasor_serve.certaindex.rules.registry import parse_rule
-from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_rule
+from dynasor_serve.certaindex.rules.rule import ChainRule, InvalidRule
 from dynasor_serve.gateway.follower import LogFollower, Tail
 from dynasor_serve.gateway.pool_directory import KnownPool, PoolDirectory
 from dynasor_serve.programs.algorithm import AlgorithmParameters
@@ -162,8 +162,8 @@ class Queries:
                 raise InvalidQuery("sampling.max_tokens", f"is {tokens}", right)
             query = _with_max_tokens(query, max(1, context // 2))
         query = replace(query, model=pool.model, reward=await self._reward(query, parameters))
+        chain_rule = query.chain_rule and str(_chain_rule(query.chain_rule))
         parameters.start(query)  # refuses what does not fit
-        chain_rule = query.chain_rule and str(parse_rule(query.chain_rule))
         return replace(query, rule=str(parse_rule(query.rule)), chain_rule=chain_rule), pool
 
     async def _reward(self, query: Query, parameters: AlgorithmParameters) -> RewardParameters | None:
@@ -246,6 +246,14 @@ def _typed() -> Iterator[None]:
         raise ServiceError(Reason.STATE_UNAVAILABLE, str(error), retry_after_seconds=_TRY_AGAIN_SECONDS) from error
     except CorruptRecord as error:
         raise ServiceError(Reason.INTERNAL, f"the query's log cannot be read: {error}") from error
+
+
+def _chain_rule(type_string: str) -> ChainRule:
+    """The rule for chains. Raises `InvalidRule` under its own name."""
+    try:
+        return parse_chain_rule(type_string)
+    except InvalidRule as error:
+        raise InvalidRule(f"chain_{error.field}", error.problem, error.remedy) from error
 
 
 def _fingerprint(query: Query) -> str:

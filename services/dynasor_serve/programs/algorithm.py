@@ -147,6 +147,8 @@ class AlgorithmParameters(Parameterised, ABC):
     """Most completion tokens of a sample, path or chain where the query does not say."""
     takes_chain_rule: ClassVar[bool] = False
     """Whether its branches may be chains that a rule of their own stops."""
+    probes_chains: ClassVar[bool] = False
+    """Whether it probes chains even where the query has no rule for them."""
     needs_reward: ClassVar[bool] = False
     """Whether its paths are judged."""
 

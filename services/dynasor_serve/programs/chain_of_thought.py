@@ -39,6 +39,7 @@ class ChainOfThoughtParameters(AlgorithmParameters):
     watches: ClassVar[Evidence] = Evidence.CHAIN
     default_rule: ClassVar[str] = "trial-confidence:threshold=0.99,repeats=3"
     default_max_tokens: ClassVar[int] = CHAIN_TOKENS
+    probes_chains: ClassVar[bool] = True
     answer_tokens: int = parameter(
         64, minimum=0, maximum=100_000, doc="tokens kept for writing an answer down when the thinking runs out of them"
     )
