@@ -10,11 +10,21 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from dynasor_serve.engines.client import EngineClient, EngineTimeouts
-from dynasor_serve.programs.events import Accepted, CallFinished, Claimed
+from dynasor_serve.programs.events import (
+    Accepted,
+    CallFailed,
+    CallFinished,
+    CancelRequested,
+    Claimed,
+    Finished,
+    ProgramError,
+)
 from dynasor_serve.programs.ledger import Ledger
+from dynasor_serve.programs.program import fold_log
 from dynasor_serve.programs.query import Branch, Query
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
+from dynasor_serve.state.records import decode
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
@@ -34,6 +44,7 @@ AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, ide
 NOW_MS = 1_700_000_000_000
 QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT, algorithm="self-consistency")
 LEASE_MS = 60_000
+LOST = ProgramError("ENGINE_BROKE_OFF", "the engine broke the stream off", retryable=True)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -172,3 +183,38 @@ async def test_every_owner_adds_what_it_lost(log: ProgramLog) -> None:
         owner = journal(log, await claim_of(log, "one", number=number), "one")
 
     assert owner.program.ledger == Ledger(spent=66, lost=6)
+
+
+# --- what an owner could not write for a while
+
+
+async def test_ten_thousand_records_are_appended_at_once(log: ProgramLog) -> None:
+    owner = await journal_of(log)
+    for number in range(10_000):
+        owner.take(CallFailed(Branch(0), f"1.{number}", LOST, tokens=1))
+    await owner.write(running_tokens=0, cancelled=())
+
+    assert not owner.has_work
+    written = await log.read(owner.query_id)
+    assert [record.event.attempt for record in written[2:]] == [f"1.{number}" for number in range(10_000)]  # type: ignore[union-attr]
+    assert fold_log(record.event for record in written).ledger == Ledger(spent=10_000, lost=10_000)
+
+
+async def test_ten_thousand_records_become_durable_with_the_final_one(log: ProgramLog, redis: Redis) -> None:
+    owner = await journal_of(log)
+    subscription = redis.pubsub(ignore_subscribe_messages=True)
+    await subscription.subscribe(keys.appended_channel(SHARD))
+    for number in range(10_000):
+        owner.take(CallFailed(Branch(0), f"1.{number}", LOST, tokens=1))
+    owner.take(CancelRequested())
+    outcome = await owner.write(running_tokens=0, cancelled=())
+
+    assert outcome is not None
+    assert outcome.ledger.spent == 10_000
+    written = await log.read(owner.query_id)
+    assert len(written) == 2 + 10_000 + 2
+    assert written[-1].event == Finished(outcome)
+    notice = await anext(message async for message in subscription.listen() if message is not None)
+    first, *lines = notice["data"].split(b"\n")[1:]
+    assert (int(first), [decode(line) for line in lines]) == (2, written[2:])
+    await subscription.aclose()

@@ -17,12 +17,13 @@ if redis.call('LLEN', KEYS[1]) ~= expected then
   table.insert(newer, 1, 'behind')
   return newer
 end
-local records = {unpack(ARGV, 10)}
-redis.call('RPUSH', KEYS[1], unpack(records))
+for i = 10, #ARGV, 1000 do  -- Lua's stack holds some 8,000 values
+  redis.call('RPUSH', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
 redis.call('HSET', KEYS[2], 'phase', ARGV[6], 'running_tokens', 0, 'samples', ARGV[8], 'certaindex', ARGV[9])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('HINCRBY', KEYS[4], 'live', -1)
 redis.call('EXPIRE', KEYS[1], ARGV[7])
 redis.call('EXPIRE', KEYS[2], ARGV[7])
-redis.call('PUBLISH', ARGV[5], ARGV[1] .. '\n' .. expected .. '\n' .. table.concat(records, '\n'))
+redis.call('PUBLISH', ARGV[5], ARGV[1] .. '\n' .. expected .. '\n' .. table.concat(ARGV, '\n', 10))
 return {'ok'}
