@@ -26,6 +26,7 @@ MODULES = {
     "record": "record",
     "bench": "bench",
     "algorithms": "algorithms",
+    "replay": "replay",
     "rules": "rules",
     "version": "version",
 }
