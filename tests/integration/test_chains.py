@@ -111,6 +111,22 @@ async def test_a_budget_never_ends_without_an_answer(stack: RunningStack) -> Non
         assert outcome.ledger.tokens_spent <= tokens + 16, "over by a streaming interval and a probe at most"
 
 
+async def test_a_budget_of_chains_that_vote_never_ends_without_an_answer(stack: RunningStack) -> None:
+    algorithm, budget, width = "self-consistency:max_samples=4,width=3", 400, 3
+    query = asking_chain(
+        "diverging",
+        algorithm,
+        rule="even",
+        chain_rule="even",
+        budget=pb.Budget(max_tokens=budget),
+        answer_type="number",
+    )
+    outcome = outcome_of(await stack.run(query))
+    assert outcome.answer[:2] in ("42", "43", "44"), "what the furthest would have said there"
+    assert outcome.stop_reason == "stop-budget"
+    assert outcome.ledger.tokens_spent <= budget + 3 * width * 4, "over by the streaming intervals of what ran"
+
+
 async def test_prose_closes_the_thinking(stack: RunningStack) -> None:
     events = await stack.run(asking_chain("converging", "chain-of-thought:prose=1", rule=EVERY_64))
     outcome = outcome_of(events)

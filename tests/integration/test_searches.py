@@ -27,6 +27,7 @@ from fakes.synthetic_chains import TREES, asking_chain
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FILES = (SYNTHETIC_VOTES, TREES)
+MOST_AT_ONCE, INTERVAL = 16, 4  # calls, and tokens of a streamed event
 ALGORITHMS = ("best-of-n:max_samples=4", "iterative-cot:max_rounds=4", "rebase:width=4", "mcts:rollouts=4,expansions=2")
 
 
@@ -61,6 +62,31 @@ async def test_every_algorithm_runs_to_its_cap(stack: RunningStack, algorithm: s
     assert all(0 <= reward <= 1 for reward in rewards)
     calls = sum(event.sample_finished.tokens for event in events if event.HasField("sample_finished"))
     assert outcome.ledger.tokens_spent == calls, "judging is paid for too"
+
+
+@pytest.mark.parametrize(("budget", "path"), [(60, 600), (110, 80)])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "self-consistency",
+        "best-of-n",
+        "iterative-cot:max_rounds=16",
+        "rebase:step_tokens=80",
+        "mcts:expansions=2,step_tokens=80",
+    ],
+)
+async def test_a_budget_never_ends_without_an_answer(
+    stack: RunningStack, algorithm: str, budget: int, path: int
+) -> None:
+    """One call may need all of the first budget; of the second a whole path's tokens are kept."""
+    bounds = {"budget": pb.Budget(max_tokens=budget), "sampling": pb.SamplingParameters(max_tokens=path)}
+
+    outcome = outcome_of(await stack.run(searching("stepwise", algorithm, **bounds)))
+
+    assert outcome.answer
+    assert outcome.stop_reason == "stop-budget"
+    # Each call that runs may bring one more event before the sum is seen, and one before its connection is closed.
+    assert outcome.ledger.tokens_spent <= budget + 3 * MOST_AT_ONCE * INTERVAL
 
 
 @pytest.mark.parametrize("algorithm", ["rebase:width=4", "mcts:rollouts=6,expansions=2"])

@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 from dynasor_serve.certaindex.rules.parameters import Parameterised
 from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict
+from dynasor_serve.programs.budget import Reserve
 from dynasor_serve.programs.calls import SAMPLE, CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed, Rewarded
 from dynasor_serve.programs.query import Branch, Query
@@ -109,12 +110,15 @@ class Algorithm(ABC):
         return ()
 
     @property
-    def reserved_tokens(self) -> int:
-        """Part of the query's token budget that is kept for writing an answer down."""
-        return 0
+    def reserve(self) -> Reserve:
+        """Part of the query's token budget that is kept until there is an answer."""
+        return Reserve()
 
-    def hastened(self) -> Self | None:
-        """The budget is spent but for the reserved tokens: what to do with these; None where there is nothing."""
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """The budget is spent but for the reserve: who spends that, so that there is an answer; None where nobody can.
+
+        Only the spender's call is wanted then, until it has ended. Asked while the reserve `wants_spender`.
+        """
         return None
 
     def remaining(self, abandoned: Abandoned) -> int:

@@ -15,7 +15,8 @@ from typing import ClassVar, Self
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
-from dynasor_serve.programs.calls import SAMPLE, CallPlan
+from dynasor_serve.programs.budget import Reserve, sample_call
+from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarded
 from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
 from dynasor_serve.programs.query import Branch, Query, RewardParameters, RewardSource
@@ -39,7 +40,14 @@ class BestOfNParameters(AlgorithmParameters):
     def start(self, query: Query) -> BestOfN:
         """See `AlgorithmParameters.start`."""
         rule = parse_rule_over_paths(query.rule)
-        return BestOfN(self, rule, query.reward or RewardParameters(), JudgedPaths.start(query.answer_type))
+        return BestOfN(
+            parameters=self,
+            rule=rule,
+            reward=query.reward or RewardParameters(),
+            judged=JudgedPaths.start(query.answer_type),
+            sample=sample_call(query),
+            reserve=Reserve.of(query),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class BestOfN(Algorithm):
     rule: VoteRule
     reward: RewardParameters
     judged: JudgedPaths
+    sample: CallPlan
+    reserve: Reserve
     samples: Mapping[int, Sample] = field(default_factory=dict)  # finished, in order of arrival
     lost: frozenset[int] = frozenset()  # samples that were given up
     sample_tokens: int = 0  # completion tokens of the finished samples
@@ -73,13 +83,15 @@ class BestOfN(Algorithm):
     # --- what should run ---
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        if self.reserve.spender is not None:
+            return (Branch(self.reserve.spender),)
         judged = frozenset(self.judged.paths)
         calls = (self._call_of(sample) for sample in range(self.cap) if sample not in judged)
         return tuple(islice((call for call in calls if call is not None), self.parameters.width))
 
     def call(self, branch: Branch) -> CallPlan:
         is_judging, sample = divmod(branch, self.cap)
-        return reward_call(self.reward, self.samples[sample].text, is_complete=True) if is_judging else SAMPLE
+        return reward_call(self.reward, self.samples[sample].text, is_complete=True) if is_judging else self.sample
 
     def unverified(self) -> tuple[tuple[Branch, str], ...]:
         if self.reward.source is not RewardSource.VERIFIER:
@@ -99,6 +111,7 @@ class BestOfN(Algorithm):
             samples={**self.samples, number: Sample(evidence.answer, evidence.text)},
             lost=self.lost - {number},
             sample_tokens=self.sample_tokens + evidence.tokens,
+            reserve=self.reserve.settled(number, is_answered=evidence.answer is not None),
         )
 
     def rewarded(self, event: Rewarded) -> Self:
@@ -106,10 +119,20 @@ class BestOfN(Algorithm):
 
     def given_up(self, branch: Branch) -> Self:
         is_judging, number = divmod(branch, self.cap)
-        return self.with_reward(number, 0.0) if is_judging else replace(self, lost=self.lost | {number})
+        if is_judging:
+            return self.with_reward(number, 0.0)
+        reserve = self.reserve.settled(number, is_answered=False)
+        return replace(self, lost=self.lost | {number}, reserve=reserve)
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, judged=self.judged.compared(event))
+
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """One sample goes on: the first, which began before the others. An answer needs no judging."""
+        number = next((number for number in range(self.cap) if number not in self.samples.keys() | self.lost), None)
+        if not self.reserve.wants_spender or number is None:
+            return None
+        return replace(self, reserve=self.reserve.spent_by(number))
 
     # --- how it stands ---
 

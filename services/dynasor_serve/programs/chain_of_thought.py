@@ -22,6 +22,7 @@ from dynasor_serve.programs.algorithm import (
     AlgorithmParameters,
     Assessment,
 )
+from dynasor_serve.programs.budget import Reserve, tokens_of_one
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.chain import Chain, ChainShape
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
@@ -47,7 +48,7 @@ class ChainOfThoughtParameters(AlgorithmParameters):
 
     def start(self, query: Query) -> ChainOfThought:
         """See `AlgorithmParameters.start`."""
-        max_tokens = min(query.sampling.max_tokens, query.max_tokens or query.sampling.max_tokens)
+        max_tokens = tokens_of_one(query)
         shape = ChainShape(
             rule=parse_chain_rule(query.rule),
             probe=query.probe,
@@ -57,7 +58,7 @@ class ChainOfThoughtParameters(AlgorithmParameters):
         )
         if shape.thinking_tokens < 1:
             wrong = f"is {self.answer_tokens}, and the chain has {max_tokens} tokens in all"
-            raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or a larger sampling.max_tokens")
+            raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or larger bounds (sampling, budget)")
         return ChainOfThought(Chain.start(shape, query.answer_type))
 
 
@@ -72,8 +73,8 @@ class ChainOfThought(Algorithm):
         return self.chain.shape.max_tokens
 
     @property
-    def reserved_tokens(self) -> int:
-        return self.chain.shape.answer_tokens if self.chain.is_thinking else 0
+    def reserve(self) -> Reserve:
+        return Reserve(self.chain.shape.answer_tokens) if self.chain.is_thinking else Reserve(spender=_CONCLUDING)
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
         wanted = {_THINKING: self.chain.is_thinking, _CONCLUDING: self.chain.is_concluding}
@@ -98,10 +99,8 @@ class ChainOfThought(Algorithm):
     def open_comparisons(self) -> tuple[tuple[str, str], ...]:
         return self.chain.clusters.questions() if self.chain.is_thinking else ()
 
-    def hastened(self) -> Self | None:
-        if self.chain.is_concluding:
-            return self
-        return replace(self, chain=self.chain.cut()) if self.reserved_tokens else None
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        return replace(self, chain=self.chain.cut()) if self.reserve.tokens else None
 
     def assess(self, abandoned: Abandoned) -> Assessment:
         chain = self.chain

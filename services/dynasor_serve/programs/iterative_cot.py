@@ -21,7 +21,8 @@ from dynasor_serve.certaindex.rules.registry import parse_chain_rule
 from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence
 from dynasor_serve.certaindex.trials import Trials
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
-from dynasor_serve.programs.calls import SAMPLE, CallPlan
+from dynasor_serve.programs.budget import Reserve, sample_call, tokens_of_one
+from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished
 from dynasor_serve.programs.query import Branch, Message, Query
 
@@ -49,7 +50,9 @@ class IterativeCotParameters(AlgorithmParameters):
             parameters=self,
             rule=parse_chain_rule(query.rule),
             clusters=AnswerClusters.empty(query.answer_type),
-            max_tokens=query.sampling.max_tokens,
+            max_tokens=tokens_of_one(query),
+            first=sample_call(query),
+            reserve=Reserve.of(query),
         )
 
 
@@ -73,6 +76,8 @@ class IterativeCot(Algorithm):
     rule: ChainRule
     clusters: AnswerClusters  # of the rounds' answers
     max_tokens: int  # of one round
+    first: CallPlan  # what the first round asks
+    reserve: Reserve
     rounds: tuple[Round, ...] = ()
     is_broken: bool = False  # a round was given up, and there is nothing to go on from
 
@@ -86,8 +91,8 @@ class IterativeCot(Algorithm):
     def call(self, branch: Branch) -> CallPlan:
         shown = _without_reasoning(self.rounds[branch - 1].text) if branch else ""
         if not shown:  # the first round, or one after a round that said nothing
-            return SAMPLE
-        return CallPlan(turns=(Message("assistant", shown), Message("user", _REFINE)))
+            return self.first
+        return replace(self.first, turns=(Message("assistant", shown), Message("user", _REFINE)))
 
     def observe(self, evidence: CallFinished) -> Self:
         answer = evidence.answer
@@ -98,13 +103,21 @@ class IterativeCot(Algorithm):
             is_hesitant=answer is not None and _is_doubted(answer, evidence.text),
             position=max(latest + 1, max(0, latest) + evidence.tokens),
         )
-        return replace(self, rounds=(*self.rounds, ended), clusters=self.clusters.add(answer), is_broken=False)
+        clusters = self.clusters.add(answer)
+        reserve = self.reserve.settled(evidence.branch, is_answered=clusters.labels[-1] is not None)
+        return replace(self, rounds=(*self.rounds, ended), clusters=clusters, reserve=reserve, is_broken=False)
 
     def given_up(self, branch: Branch) -> Self:
-        return replace(self, is_broken=True)
+        return replace(self, reserve=self.reserve.settled(branch, is_answered=False), is_broken=True)
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, clusters=self.clusters.decided(event.equal, event.unequal))
+
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """The round that runs goes on to its end."""
+        if not self.reserve.wants_spender or self._is_over:
+            return None
+        return replace(self, reserve=self.reserve.spent_by(len(self.rounds)))
 
     def open_comparisons(self) -> tuple[tuple[str, str], ...]:
         return self.clusters.questions()

@@ -31,6 +31,7 @@ from typing import ClassVar, Self
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.budget import Reserve
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarded
 from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
@@ -61,7 +62,8 @@ class MctsParameters(AlgorithmParameters):
         """See `AlgorithmParameters.start`."""
         rule = parse_rule_over_paths(query.rule)
         shape = TreeShape.of(query, step_tokens=self.step_tokens, max_depth=self.max_depth)
-        return Mcts(self, rule, JudgedPaths.start(query.answer_type), Tree(shape)).advanced()
+        judged = JudgedPaths.start(query.answer_type)
+        return Mcts(self, rule, judged, Tree(shape), reserve=Reserve.of(query)).advanced()
 
 
 class Stage(Enum):
@@ -130,6 +132,7 @@ class Mcts(Algorithm):
     rule: VoteRule
     judged: JudgedPaths  # a path's number is that of its rollout
     tree: Tree
+    reserve: Reserve  # its spender is a rollout
     rollouts: tuple[Rollout, ...] = ()
 
     @property
@@ -139,6 +142,8 @@ class Mcts(Algorithm):
     # --- what should run ---
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        if self.reserve.spender is not None:
+            return (Branch(self._completion(self.reserve.spender)),)
         calls: list[int] = []
         for number, rollout in enumerate(self.rollouts):
             if rollout.stage is Stage.EXPANDING:
@@ -193,7 +198,9 @@ class Mcts(Algorithm):
             return search.with_tree(search.tree.judged(number, evidence.reward or 0.0))
         if self.tree.nodes[number].is_lost:  # too late: the search has gone on without it
             return search
-        return search.with_tree(search.tree.said(number, evidence))
+        tree = search.tree.said(number, evidence)
+        reserve = Reserve() if tree.nodes[number].answer is not None else self.reserve
+        return replace(search, reserve=reserve).with_tree(tree)
 
     def rewarded(self, event: Rewarded) -> Self:
         is_judging, is_completion, number = self._read(event.branch)
@@ -206,11 +213,32 @@ class Mcts(Algorithm):
     def given_up(self, branch: Branch) -> Self:
         is_judging, is_completion, number = self._read(branch)
         if is_completion:
-            return self.with_judged(number, 0.0) if is_judging else self.with_stage(number, Stage.LOST).advanced()
+            if is_judging:
+                return self.with_judged(number, 0.0)
+            reserve = self.reserve.settled(number, is_answered=False)
+            return replace(self, reserve=reserve).with_stage(number, Stage.LOST).advanced()
         return self.with_tree(self.tree.judged(number, 0.0) if is_judging else self.tree.lost(number))
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, judged=self.judged.compared(event))
+
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """One rollout goes on to the end of its solution: one that is on its way there, else the furthest."""
+        if not self.reserve.wants_spender:
+            return None
+        search = self
+        for number, rollout in enumerate(self.rollouts):
+            if rollout.stage is Stage.JUDGING:  # it has no answer, and others may wait for its place
+                search = search.with_judged(number, 0.0)
+        progress = {
+            number: (rollout.stage is Stage.COMPLETING, search.tree.tokens(rollout.node), -number)
+            for number, rollout in enumerate(search.rollouts)
+            if rollout.stage.is_under_way
+        }
+        if not progress:
+            return None
+        furthest = max(progress, key=lambda number: progress[number])
+        return replace(search.cut_short(furthest), reserve=self.reserve.spent_by(furthest))
 
     # --- how it stands ---
 
@@ -307,7 +335,9 @@ class Mcts(Algorithm):
             return self
         text = step_text(evidence)
         answer, ended = solution(self._path(number) + text, evidence, self.tree.shape)
+        reserve = self.reserve.settled(number, is_answered=answer is not None)
         search = self._with(number, replace(rollout, text=text, answer=answer, stage=Stage.JUDGING))
+        search = replace(search, reserve=reserve)
         return search if ended else search.with_judged(number, 0.0)
 
     def with_judged(self, number: int, reward: float) -> Self:
@@ -360,6 +390,17 @@ class Mcts(Algorithm):
             node = self._best([child for child in children if self.is_open(child, tally)], node, tally)
         search = replace(self, rollouts=(*self.rollouts, Rollout(node, Stage.COMPLETING)))
         return search.placed(number, node)
+
+    def cut_short(self, number: int) -> Self:
+        """A rollout goes on to the end from the best candidate that is known now, or from where it expands."""
+        rollout = self.rollouts[number]
+        if rollout.stage is not Stage.EXPANDING:
+            return self
+        nodes = {candidate: self.tree.nodes[candidate] for candidate in rollout.candidates}
+        known = [candidate for candidate, node in nodes.items() if node.text is not None and not node.is_complete]
+        return self.placed(
+            number, max(known, key=lambda candidate: (self.tree.reward(candidate), -candidate), default=rollout.node)
+        )
 
     def placed(self, number: int, node: int | None) -> Self:
         """A rollout is to be completed from a node. One that is complete already, and judged, settles it."""

@@ -72,7 +72,6 @@ class Program:
     positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
     probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
     rewarded: frozenset[Branch] = frozenset()  # branches that the verifier has judged
-    is_hastened: bool = False  # the budget is spent but for what was reserved
     stop: Stop | None = None
     last_error: ProgramError | None = None
     outcome: Outcome | None = None
@@ -90,10 +89,10 @@ class Program:
     @property
     def budget_now(self) -> int:
         """Completion tokens after which `BudgetReached` is due; 0 where there is no bound."""
-        budget = self.query.max_tokens
-        if not budget or self.is_hastened:  # what is left then is bounded by itself
+        budget, reserve = self.query.max_tokens, self.algorithm.reserve
+        if not budget or reserve.is_being_spent:
             return 0
-        return max(1, budget - self.algorithm.reserved_tokens)
+        return max(1, budget - reserve.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +114,8 @@ def accept(event: Accepted) -> Program:
     """
     query = event.query
     algorithm = parse_algorithm(query.algorithm).start(query)
+    if 0 < query.max_tokens <= algorithm.reserve.tokens:  # one call may need all of the budget
+        algorithm = algorithm.hastened(frozenset()) or algorithm
     return Program(
         query=query,
         pool=event.pool,
@@ -352,15 +353,19 @@ def _reassessed(program: Program) -> Program:
         return _stopped(program, _VERDICT_STOPS[assessment.verdict.kind], assessment.verdict.reason)
     if program.budget_now and program.ledger.spent >= program.budget_now:
         return _out_of_budget(program, program.ledger.spent)
+    if program.algorithm.reserve.is_in_vain and program.algorithm.reserve.wants_spender:
+        hastened = program.algorithm.hastened(program.abandoned)
+        return program if hastened is None else _reassessed(replace(program, algorithm=hastened))
     return program
 
 
 def _out_of_budget(program: Program, tokens: int) -> Program:
-    if program.stop is not None or program.is_hastened:
+    reserve = program.algorithm.reserve
+    if program.stop is not None or reserve.is_being_spent:
         return program
-    hastened = program.algorithm.hastened()
-    if hastened is not None:  # what is reserved still serves to write an answer down
-        return _reassessed(replace(program, algorithm=hastened, is_hastened=True))
+    hastened = program.algorithm.hastened(program.abandoned) if reserve.tokens else None
+    if hastened is not None:  # what is reserved still serves to bring an answer
+        return _reassessed(replace(program, algorithm=hastened))
     detail = f"{tokens} of {program.query.max_tokens} budgeted tokens are generated"
     return _stopped(program, StopReason.STOP_BUDGET, detail)
 

@@ -22,11 +22,14 @@ from typing import ClassVar, Self
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.budget import Reserve
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarded
 from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
 from dynasor_serve.programs.query import Branch, Query
 from dynasor_serve.programs.tree import Tree, TreeShape
+
+_JUDGING, _TO_THE_END = 1, 2  # what calls are for, other than saying a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class RebaseParameters(AlgorithmParameters):
             judged=JudgedPaths.start(query.answer_type),
             tree=Tree(shape).grown(None, self.width),
             frontier=tuple(range(self.width)),
+            reserve=Reserve.of(query),
         )
 
 
@@ -64,7 +68,8 @@ class RebaseParameters(AlgorithmParameters):
 class Rebase(Algorithm):
     """The state of one Rebase program.
 
-    With M = `width` · `max_depth`, no fewer than the nodes there can be, call i says node i and call M + i judges it.
+    With M = `width` · `max_depth`, no fewer than the nodes there can be, call i says node i and call M + i judges it;
+    call 2M + i says node i and all that follows it, where a budget leaves no more than one path.
     """
 
     shares_prefixes: ClassVar[bool] = True
@@ -74,6 +79,7 @@ class Rebase(Algorithm):
     judged: JudgedPaths  # complete paths; a path's number is that of its last node
     tree: Tree
     frontier: tuple[int, ...]  # the nodes of the depth that is being said
+    reserve: Reserve  # its spender is the last node of a path
 
     @property
     def cap(self) -> int:
@@ -83,19 +89,20 @@ class Rebase(Algorithm):
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
         """Judging first: it is short, and the next depth waits for it."""
+        if self.reserve.spender is not None:
+            return (self._call_to_the_end(self.reserve.spender),)
         judging = [
             Branch(self._most_nodes + number)
             for number, node in enumerate(self.tree.nodes)
             if node.awaits_reward and not self.tree.awaits_verifier(number)
         ]
-        steps = [Branch(number) for number in self.frontier if self.tree.nodes[number].awaits_text]
-        return (*judging, *steps)
+        return (*judging, *map(Branch, self.unsaid))
 
     def call(self, branch: Branch) -> CallPlan:
-        is_judging, number = divmod(branch, self._most_nodes)
-        if is_judging:
+        purpose, number = divmod(branch, self._most_nodes)
+        if purpose == _JUDGING:
             return self.tree.judging_call(number)
-        return self.tree.step_call(number, to_the_end=self._is_last(number))
+        return self.tree.step_call(number, to_the_end=purpose == _TO_THE_END or self._is_last(number))
 
     def unverified(self) -> tuple[tuple[Branch, str], ...]:
         numbers = range(len(self.tree.nodes))
@@ -106,25 +113,45 @@ class Rebase(Algorithm):
     # --- what has happened ---
 
     def observe(self, evidence: CallFinished) -> Self:
-        is_judging, number = divmod(evidence.branch, self._most_nodes)
-        if is_judging:
+        purpose, number = divmod(evidence.branch, self._most_nodes)
+        if purpose == _JUDGING:
             return self.with_reward(number, evidence.reward or 0.0)
-        if self.tree.nodes[number].is_lost:  # too late: the tree has gone on without it
+        to_the_end = purpose == _TO_THE_END or self._is_last(number)
+        if not self.tree.nodes[number].awaits_text:  # too late: the tree has gone on without it
             return self
-        tree = self.tree.said(number, evidence, to_the_end=self._is_last(number))
-        return replace(self, tree=tree).with_complete(number).advanced()
+        if number == self.reserve.spender and not to_the_end:  # too late: there is no going on from a step
+            return self
+        tree = self.tree.said(number, evidence, to_the_end=to_the_end)
+        reserve = self.reserve.settled(number, is_answered=tree.nodes[number].answer is not None)
+        return replace(self, tree=tree, reserve=reserve).with_complete(number).advanced()
 
     def rewarded(self, event: Rewarded) -> Self:
         return self.with_reward(event.branch, event.reward) if self.tree.awaits_verifier(event.branch) else self
 
     def given_up(self, branch: Branch) -> Self:
-        is_judging, number = divmod(branch, self._most_nodes)
-        if is_judging:
+        purpose, number = divmod(branch, self._most_nodes)
+        if purpose == _JUDGING:
             return self.with_reward(number, 0.0)
-        return replace(self, tree=self.tree.lost(number)).advanced()
+        reserve = self.reserve.settled(number, is_answered=False)
+        return replace(self, tree=self.tree.lost(number), reserve=reserve).advanced()
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, judged=self.judged.compared(event))
+
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """Of the paths that go on, the one of the best reward so far goes on to its end."""
+        if not self.reserve.wants_spender:
+            return None
+        search = self
+        if not search.unsaid:  # the next depth waits for rewards; those that are missing count as 0
+            for number in self.frontier:
+                if not self.tree.nodes[number].is_complete:
+                    search = search.with_reward(number, 0.0)
+        rewards = {number: search.tree.reward(search.tree.nodes[number].parent) for number in search.unsaid}
+        if not rewards:
+            return None
+        best = max(rewards, key=lambda number: (rewards[number], -number))
+        return replace(search, reserve=self.reserve.spent_by(best))
 
     # --- how it stands ---
 
@@ -178,6 +205,15 @@ class Rebase(Algorithm):
     def _reachable(self) -> int:
         """Paths that are complete or may still be."""
         return self.cap - sum(node.is_lost for node in self.tree.nodes)
+
+    @property
+    def unsaid(self) -> list[int]:
+        """The steps that are being said."""
+        return [number for number in self.frontier if self.tree.nodes[number].awaits_text]
+
+    def _call_to_the_end(self, number: int) -> Branch:
+        """The call that says all that is left of a path. For a last step that is the call that may run already."""
+        return Branch(number if self._is_last(number) else _TO_THE_END * self._most_nodes + number)
 
     def _is_last(self, number: int) -> bool:
         return self.tree.nodes[number].depth == self.parameters.max_depth

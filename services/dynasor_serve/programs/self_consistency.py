@@ -21,12 +21,11 @@ from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule, token_window
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind
 from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
+from dynasor_serve.programs.budget import Reserve, sample_call, tokens_of_one
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.chain import Chain, ChainShape
 from dynasor_serve.programs.events import AnswersCompared, CallFinished, Checkpointed, Probed
 from dynasor_serve.programs.query import Branch, InvalidQuery, ProbeParameters, Query
-
-_VOTE = CallPlan(text_is_evidence=False)  # only its answer counts: the text is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +46,30 @@ class SelfConsistencyParameters(AlgorithmParameters):
         """See `AlgorithmParameters.start`."""
         rule = parse_vote_rule(query.rule)
         window = token_window(rule)
-        shape = None
+        shape, reserve = None, Reserve.of(query)
         if query.chain_rule or window:
             # A rule that prunes branches while they run needs them checkpointed like chains, but not probed.
             shape = ChainShape(
                 rule=parse_chain_rule(query.chain_rule or "even"),
                 probe=query.probe if query.chain_rule else ProbeParameters(interval=0, marks=False),
-                max_tokens=query.sampling.max_tokens,
+                max_tokens=tokens_of_one(query),
                 answer_tokens=self.answer_tokens,
                 token_window=window,
             )
             if shape.thinking_tokens < 1:
                 wrong = f"is {self.answer_tokens}, and a chain has {shape.max_tokens} tokens in all"
-                raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or a larger sampling.max_tokens")
-        return SelfConsistency(self, rule, AnswerClusters.empty(query.answer_type), window, shape)
+                raise InvalidQuery("algorithm.answer_tokens", wrong, "give fewer, or larger bounds (sampling, budget)")
+            reserve = Reserve(self.answer_tokens) if query.max_tokens else Reserve()
+        return SelfConsistency(
+            parameters=self,
+            rule=rule,
+            clusters=AnswerClusters.empty(query.answer_type),
+            # Only its answer counts: the text is shown.
+            sample=replace(sample_call(query), text_is_evidence=False),
+            token_window=window,
+            chain_shape=shape,
+            reserve=reserve,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ class SelfConsistency(Algorithm):
     parameters: SelfConsistencyParameters
     rule: VoteRule
     clusters: AnswerClusters
+    sample: CallPlan  # of a sample that is no chain
+    reserve: Reserve  # of chains: for writing one's answer down
     token_window: int = 0
     chain_shape: ChainShape | None = None
     finished: frozenset[Branch] = frozenset()
@@ -89,6 +100,8 @@ class SelfConsistency(Algorithm):
     # --- what should run ---
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        if self.reserve.spender is not None:
+            return (self._call_of(Branch(self.reserve.spender)),)
         closed = self.finished | self.pruned
         samples = (Branch(i) for i in range(self.cap))
         calls = (self._call_of(sample) for sample in samples if sample not in closed)
@@ -96,7 +109,7 @@ class SelfConsistency(Algorithm):
 
     def call(self, branch: Branch) -> CallPlan:
         if self.chain_shape is None:
-            return _VOTE
+            return self.sample
         sample = self._sample_of(branch)
         chain = self._chain(sample)
         return chain.thinking_call() if branch == sample else chain.concluding_call()
@@ -126,12 +139,27 @@ class SelfConsistency(Algorithm):
             return self
         return self.with_chain(event.branch, self._chain(event.branch).probed(event))
 
+    def given_up(self, branch: Branch) -> Self:
+        return replace(self, reserve=self.reserve.settled(self._sample_of(branch), is_answered=False))
+
     def compared(self, event: AnswersCompared) -> Self:
         changed = replace(self, clusters=self.clusters.decided(event.equal, event.unequal))
         for sample, chain in self.chains.items():
             if sample not in self.finished and sample not in self.pruned:
                 changed = changed.with_chain(sample, chain.compared(event))
         return changed
+
+    def hastened(self, abandoned: Abandoned) -> Self | None:
+        """One sample goes on: the first, which began before the others. The furthest chain writes its answer down."""
+        samples = [self._sample_of(call) for call in self.wanted(abandoned)]
+        if not self.reserve.wants_spender or not samples:
+            return None
+        if self.chain_shape is None:
+            return replace(self, reserve=self.reserve.spent_by(samples[0]))
+        chains = {sample: self._chain(sample) for sample in samples}
+        furthest = max(samples, key=lambda sample: (chains[sample].is_concluding, chains[sample].position, -sample))
+        cut = chains[furthest] if chains[furthest].is_concluding else chains[furthest].cut()
+        return replace(self, chains={**self.chains, furthest: cut}, reserve=self.reserve.spent_by(furthest))
 
     # --- how it stands ---
 
@@ -183,7 +211,7 @@ class SelfConsistency(Algorithm):
         running = tuple(
             (branch, confidence)
             for branch, confidence in self.running_confidences.items()
-            if branch not in self.finished and branch not in self.pruned and branch not in lost
+            if branch not in self.finished | self.pruned | lost and branch != self.reserve.spender
         )
         return self.clusters.votes(cap, confidences=self.confidences if self.token_window else (), running=running)
 
@@ -196,19 +224,22 @@ class SelfConsistency(Algorithm):
 
     def with_chain(self, sample: Branch, chain: Chain) -> Self:
         """With a chain as it is now; a complete one votes."""
-        changed = replace(self, chains={**self.chains, sample: chain})
+        reserve = self.reserve if chain.trial_answer is None else Reserve()
+        changed = replace(self, chains={**self.chains, sample: chain}, reserve=reserve)
         if chain.is_complete and sample not in self.finished:
             return changed.voted(sample, chain.answer, chain.text, chain.lowest_confidence)
         return changed
 
     def voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None) -> Self:
         """With one more vote."""
+        clusters = self.clusters.add(answer)
         voted = replace(
             self,
-            clusters=self.clusters.add(answer),
+            clusters=clusters,
             finished=self.finished | {sample},
             texts=(*self.texts, (answer, text)),
             confidences=(*self.confidences, confidence) if self.token_window else (),
+            reserve=self.reserve.settled(sample, is_answered=clusters.labels[-1] is not None),
         )
         return voted.with_pruned() if self.token_window else voted
 

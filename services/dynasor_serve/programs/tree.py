@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dynasor_serve.certaindex.answers import AnswerType, extract_announced
+from dynasor_serve.programs.budget import tokens_of_one
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import CallFinished
 from dynasor_serve.programs.query import InvalidQuery, Query, RewardParameters, RewardSource
@@ -30,7 +31,7 @@ class TreeShape:
         answer_type: of the answers that steps announce.
         reward: who judges.
         stop: the query's own stop strings, which end a path.
-        max_tokens: most completion tokens of a path.
+        max_tokens: most completion tokens of a path, no more than the whole budget.
         step_tokens: most completion tokens of a step.
         max_depth: most steps of a path.
     """
@@ -61,7 +62,7 @@ class TreeShape:
             answer_type=query.answer_type,
             reward=query.reward or RewardParameters(),
             stop=query.sampling.stop,
-            max_tokens=max_tokens,
+            max_tokens=tokens_of_one(query),
             step_tokens=step_tokens,
             max_depth=max_depth,
         )
@@ -124,6 +125,10 @@ class Tree:
     def tokens(self, number: int | None) -> int:
         """Completion tokens from the root to the end of a node that is said."""
         return 0 if number is None else self.nodes[number].tokens
+
+    def reward(self, number: int | None) -> float:
+        """Of a node; 0 of one that is not judged, and of the root."""
+        return 0.0 if number is None else self.nodes[number].reward or 0.0
 
     def step_tokens(self) -> int:
         """Completion tokens of all steps that are said, each counted once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -90,6 +91,7 @@ class ChainLife:
     program: Program = field(init=False)
     prefilled: list[CallPlan] = field(default_factory=list)
     epoch: int = 1
+    starts: Counter[Branch] = field(default_factory=Counter)  # of each branch's calls, in this epoch
     running: dict[Branch, tuple[CallPlan, int]] = field(default_factory=dict)  # plan, tokens so far
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class ChainLife:
     def crash(self) -> None:
         """The tracker dies; the next one folds the log."""
         self.running.clear()
+        self.starts.clear()
         self.epoch += 1
         self.program = fold_log(self.log)
         self.post(Claimed("another", self.epoch))
@@ -125,22 +128,26 @@ class ChainLife:
         assert wanted, "a program that wants nothing has stopped"
         for branch in set(self.running) - set(wanted):
             _, tokens = self.running.pop(branch)
-            self.post(CallCancelled(branch, f"{self.epoch}.1", tokens % STEP))
+            self.post(CallCancelled(branch, self._attempt(branch), tokens % STEP))
         for branch in wanted:
             if branch not in self.running:
                 plan = self.program.algorithm.call(branch)
                 self.running[branch] = (plan, 0)
+                self.starts[branch] += 1
                 self.prefilled.append(plan)
             self._say(branch)
             if self.program.stop is not None:
                 return
+
+    def _attempt(self, branch: Branch) -> str:
+        return f"{self.epoch}.{self.starts[branch]}"
 
     def _say(self, branch: Branch) -> None:
         plan, said = self.running[branch]
         if plan.watch is None:  # a conclusion
             del self.running[branch]
             written = "7" if plan.opened_box else "wrong"
-            self.post(CallFinished(branch, f"{self.epoch}.1", written, f"{written}}}.", tokens=5))
+            self.post(CallFinished(branch, self._attempt(branch), written, f"{written}}}.", tokens=5))
             return
         thought = self.thoughts[branch % len(self.thoughts)]
         start = plan.watch.position
@@ -153,13 +160,13 @@ class ChainLife:
             answer = None if is_cut else thought.answer
             reason = "length" if is_cut else "stop"
             text = thought.text(here, there)
-            self.post(CallFinished(branch, f"{self.epoch}.1", answer, text, there - here, finish_reason=reason))
+            self.post(CallFinished(branch, self._attempt(branch), answer, text, there - here, finish_reason=reason))
             return
         self.running[branch] = (plan, said + STEP)
-        self.post(Checkpointed(branch, f"{self.epoch}.1", there, thought.text(here, there)))
+        self.post(Checkpointed(branch, self._attempt(branch), there, thought.text(here, there)))
         if plan.watch.probe is not None and self.program.stop is None:
             self.post(
-                Probed(branch, f"{self.epoch}.1", there, thought.trial(there), False, thought.confidence, tokens=3)
+                Probed(branch, self._attempt(branch), there, thought.trial(there), False, thought.confidence, tokens=3)
             )
 
 
