@@ -83,6 +83,41 @@ async def test_a_tree_is_rendered_from_its_first_step_on() -> None:
     assert not engine.bodies("/v1/chat/completions"), "a reasoning parser there would close the thought behind the step"
 
 
+@pytest.fixture
+def opens_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake engine's template opens the model's thought, as that of DeepSeek-R1 does."""
+    monkeypatch.setattr("fakes.fake_engine.rendered", lambda messages: rendered(messages) + "<think>\n")
+
+
+@pytest.mark.usefixtures("opens_thoughts")
+@pytest.mark.parametrize("query", [CHAT, replace(CHAT, messages=(), prompt="What is 6 × 7?\n<think>\n")])
+async def test_a_thought_that_the_prompt_opens_belongs_to_the_text_and_is_sent_once(query: Query) -> None:
+    heard: list[str] = []
+    async with fake_engine() as engine, opened() as client:
+        request = CallRequest(Endpoint(engine.url, EngineKind.VLLM), query, CHAIN, Branch(0), "query/0/1.1")
+        first = await client.open(request).completion(heard.append)
+        rest = await run(client, engine, replace(CHAIN, continuation=first.text), query)
+        await run(client, engine, replace(PROBE, continuation=first.text + rest.text), query)
+
+    before = RENDERED + "<think>\n" if query.prompt is None else query.prompt
+    assert first.text == "<think>\n7" == "".join(heard)
+    assert rest.text == "7"
+    assert [body["prompt"] for body in engine.bodies("/v1/completions")] == [
+        before,
+        before + "7",
+        before + "77\n</think>\n\n\\boxed{",
+    ]
+
+
+@pytest.mark.usefixtures("opens_thoughts")
+async def test_words_put_into_its_mouth_at_the_beginning_open_no_thought_in_the_reply() -> None:
+    async with fake_engine() as engine, opened() as client:
+        completion = await run(client, engine, replace(PROBE, continuation=""))
+
+    assert engine.bodies("/v1/completions")[0]["prompt"].endswith("<think>\n\n</think>\n\n\\boxed{")
+    assert completion.text == "7"
+
+
 async def test_a_plain_sample_is_a_chat_like_any_other() -> None:
     async with fake_engine() as engine, opened() as client:
         await run(client, engine, SAMPLE)

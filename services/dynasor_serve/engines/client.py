@@ -121,7 +121,7 @@ class EngineCall:
                 if self._request.plan.judge is Judge.MODEL:
                     return await self._judged(asked)
                 self._response = await self._client.send(self._request, asked)
-            completion = await self._read(self._response, on_progress)
+            completion = await self._read(self._response, asked, on_progress)
             self._client.transport.release(self._response)
             self._response = None
             return completion
@@ -147,9 +147,11 @@ class EngineCall:
         reward, self.prompt_tokens = reward_models.read_reward(body, kind, self._url)
         return Completion(text="", finish_reason="stop", reward=reward)
 
-    async def _read(self, response: aiohttp.ClientResponse, on_progress: Callable[[str], None]) -> Completion:
+    async def _read(
+        self, response: aiohttp.ClientResponse, asked: Asked, on_progress: Callable[[str], None]
+    ) -> Completion:
         reader = wire.EventReader()
-        reply = Reply(self._request, self.parts)
+        reply = Reply(self._request, self.parts, asked.opened_thought)
         while not reader.done and (data := await response.content.readany()):
             for chunk in reader.feed(data):
                 if chunk.error is not None:

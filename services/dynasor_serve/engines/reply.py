@@ -53,11 +53,18 @@ class Reply:
     """
 
     __slots__ = (
-        "_characters", "_finish_reason", "_goes_on_thinking", "_is_reasoning", "_most_characters", "_parts", "_request",
-        "_stopped_by", "evidence",
+        "_characters", "_finish_reason", "_goes_on_thinking", "_is_reasoning", "_most_characters", "_opened_thought",
+        "_parts", "_request", "_stopped_by", "evidence",
     )  # fmt: skip
 
-    def __init__(self, request: CallRequest, parts: list[str]) -> None:
+    def __init__(self, request: CallRequest, parts: list[str], opened_thought: str = "") -> None:
+        """Begins a reply.
+
+        Args:
+            request: what it replies to.
+            parts: takes its text.
+            opened_thought: the `<think>` before it, which belongs to its text; see `requests.Asked`.
+        """
         self._request = request
         self._parts = parts
         self._characters = 0
@@ -65,6 +72,7 @@ class Reply:
         self._finish_reason = ""
         self._stopped_by: int | str | msgspec.UnsetType | None = msgspec.UNSET
         self._is_reasoning = False
+        self._opened_thought = opened_thought  # until the first text
         self._goes_on_thinking = request.plan.goes_on_thinking  # until the first text
         self.evidence = TokenEvidence(request.plan) if likeliest_tokens(request.plan) else None
 
@@ -73,6 +81,8 @@ class Reply:
         new, self._is_reasoning = _text(choice, self._is_reasoning)
         if new and self._goes_on_thinking:
             new, self._goes_on_thinking = new.removeprefix("<think>"), False
+        if new and self._opened_thought:
+            new, self._opened_thought = self._opened_thought + new, ""
         if choice.finish_reason:
             self._finish_reason = choice.finish_reason
             self._stopped_by = choice.stopped_by

@@ -4,10 +4,14 @@ The assistant's unfinished turn, which a continued call goes on with, reaches an
 text before it is known, a `prompt` or a chat that the worker itself rendered (`rendering`), the turn is put behind it
 and /v1/completions goes on: the prefix stays what it was, to the character. Elsewhere it is the last message of a chat
 (`continue_final_message`), which the templates of reasoning models may rewrite.
+
+A `<think>` at the very end of the text before it is the model's, whoever has put it there: the assistant's turn begins
+with it, as it does where the model writes it, so that whoever reads the turn knows a thought from an answer.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +20,8 @@ from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.engines.token_evidence import likeliest_tokens
 from dynasor_serve.programs.calls import CallPlan, Judge
 from dynasor_serve.programs.query import Branch, Message, Query
+
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,10 @@ class CallRequest:
         """
         if self.query.prompt is None:
             return None
-        turns = (turn.content if turn.role == "assistant" else f"\n\n{turn.content}\n\n" for turn in self.plan.turns)
-        return self.query.prompt + "".join(turns)
+        text = self.query.prompt
+        for turn in self.plan.turns:
+            text = behind(text, turn.content) if turn.role == "assistant" else f"{text}\n\n{turn.content}\n\n"
+        return text
 
     @property
     def needs_rendering(self) -> bool:
@@ -68,11 +76,17 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to one path of an engine."""
+    """A request to one path of an engine.
+
+    Attributes:
+        continues_chat: the last message is the assistant's, to be gone on with.
+        opened_thought: what stands before the reply and belongs to it; empty unless the reply begins the turn.
+    """
 
     path: str
     body: dict[str, Any]
-    continues_chat: bool = False  # the last message is the assistant's, to be gone on with
+    continues_chat: bool = False
+    opened_thought: str = ""
 
 
 def check(request: CallRequest) -> None:
@@ -108,7 +122,7 @@ def generation(request: CallRequest, rendered: str | None = None) -> Asked:
     continues_chat = before is None and bool(turn)
     if before is not None:
         path = "/v1/completions"
-        body["prompt"] = before + turn
+        body["prompt"] = behind(before, turn)
         if rendered is not None:
             body["add_special_tokens"] = False  # the template has put them there
     else:
@@ -116,12 +130,28 @@ def generation(request: CallRequest, rendered: str | None = None) -> Asked:
         body["messages"] = [*messages_body(request), *([{"role": "assistant", "content": turn}] if turn else ())]
         if turn:
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-    return Asked(path, body | _sampling(request) | _reporting(request, is_chat=before is None), continues_chat)
+    return Asked(
+        path,
+        body | _sampling(request) | _reporting(request, is_chat=before is None),
+        continues_chat,
+        opened_thought="" if turn else _opened_thought(before or ""),
+    )
+
+
+def behind(before: str, turn: str) -> str:
+    """A text and the assistant's turn behind it; a `<think>` that ends the one and begins the other is written once."""
+    return before + turn.removeprefix(_opened_thought(before))
 
 
 def messages_body(request: CallRequest) -> list[dict[str, str]]:
     """The chat before the assistant's turn."""
     return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+def _opened_thought(before: str) -> str:
+    """The `<think>` at the very end of a text, with the white space behind it; empty where there is none."""
+    found = _OPENED_THOUGHT.search(before)
+    return found.group() if found else ""
 
 
 def _sampling(request: CallRequest) -> dict[str, Any]:

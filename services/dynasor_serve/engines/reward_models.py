@@ -23,7 +23,7 @@ import msgspec
 
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind
-from dynasor_serve.engines.requests import Asked, CallRequest, messages_body
+from dynasor_serve.engines.requests import Asked, CallRequest, behind, messages_body
 from dynasor_serve.engines.wire import Usage
 
 _PATHS: Final = {
@@ -59,7 +59,7 @@ def judgement(request: CallRequest) -> Asked:
     elif request.prompt is None:
         body["messages"] = [*messages_body(request), {"role": "assistant", "content": path}]
     else:
-        body["input"] = request.prompt + path
+        body["input"] = behind(request.prompt, path)
     return Asked(_PATHS[kind], body)
 
 

@@ -122,6 +122,24 @@ def test_further_turns_of_a_chat_are_messages() -> None:
     assert "continue_final_message" not in asked.body
 
 
+def test_a_thought_that_a_prompt_opens_is_written_once_where_its_text_is_shown_again() -> None:
+    prompt = replace(PROMPT, prompt="What is it?\n<think>\n")
+    asked = generation(request(CallPlan(turns=(Message("assistant", "<think>\nIt is 7."), *TURNS[1:])), prompt))
+
+    assert asked.body["prompt"] == "What is it?\n<think>\nIt is 7.\n\nAre you sure?\n\n"
+    assert asked.opened_thought == "", "that thought is an earlier turn's"
+
+
+@given(st.text(max_size=8), st.sampled_from(["", " ", "\n", "\n\n"]), st.text(max_size=8))
+def test_what_the_model_said_follows_the_thought_that_was_opened(before: str, space: str, said: str) -> None:
+    prompt = replace(PROMPT, prompt=f"{before}<think>{space}")
+    first = generation(request(SAMPLE, prompt))
+    then = generation(request(CallPlan(continuation=first.opened_thought + said), prompt))
+
+    assert first.body["prompt"] == prompt.prompt
+    assert then.body["prompt"] == f"{prompt.prompt}{said}"
+
+
 def test_further_turns_of_a_prompt_are_paragraphs_behind_what_the_model_said() -> None:
     asked = generation(request(CallPlan(turns=TURNS, continuation="Yes"), PROMPT))
 

@@ -77,6 +77,13 @@ def test_a_prompt_is_judged_as_text(kind: EngineKind) -> None:
     assert "messages" not in body
 
 
+def test_a_thought_that_the_prompt_opened_is_judged_once() -> None:
+    path = replace(PATH, continuation="<think>\nTwo pairs.</think>4")
+    _, body = asked(CLASSIFY, replace(PROMPT, prompt="2 + 2 = <think>\n"), path)
+
+    assert body["input"] == "2 + 2 = <think>\nTwo pairs.</think>4"
+
+
 @pytest.mark.parametrize(("query", "question"), [(CHAT, "Be brief.\n\n2 + 2?"), (PROMPT, "2 + 2 =")])
 def test_a_score_is_of_a_question_and_a_path(query: Query, question: str) -> None:
     path, body = asked(SCORE, query)
