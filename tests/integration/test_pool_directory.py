@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
+from dynasor_serve.gateway import pool_directory
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.local.ports import free_port
 from dynasor_serve.rpc.errors import Reason, ServiceError
@@ -183,7 +184,10 @@ async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple
 
 
 @pytest.mark.parametrize("state", [pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_DRAINING])
-async def test_a_default_judge_that_is_down_is_named_and_not_waited_for(state: pb.WorkerState) -> None:
+async def test_a_default_judge_that_is_dead_is_named_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, state: pb.WorkerState
+) -> None:
+    monkeypatch.setattr(pool_directory, "_DEAD_AFTER_SECONDS", 0.0)
     async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
         scheduler.pools = [pool_message("pool"), reward_pool(state)]
         await directory.pool_for("model")
@@ -192,6 +196,19 @@ async def test_a_default_judge_that_is_down_is_named_and_not_waited_for(state: p
             _ = directory.only_reward_pool
 
     assert refused.value.reason is Reason.NO_READY_WORKER
+
+
+async def test_a_default_judge_may_be_in_quarantine_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_directory, "_DEAD_AFTER_SECONDS", 3600.0)
+    async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_QUARANTINED)]
+        await directory.pool_for("model")
+        assert directory.only_reward_pool is not None
+
+        scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY)]
+        await looked_again(directory)
+        monkeypatch.setattr(pool_directory, "_DEAD_AFTER_SECONDS", 0.0)
+        assert directory.only_reward_pool is not None, "what was before its recovery counts no longer"
 
 
 async def test_a_reward_pool_that_is_removed_judges_no_longer_by_default() -> None:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _REWARD_KINDS = frozenset(kind.value for kind in EngineKind if kind.is_reward)
 _CALL_SECONDS = 3.0
 _SHORTEST_REFRESH_SECONDS = 0.2
+# Workers that failed calls are in quarantine until they answer the next health check; what is down for longer is dead.
+_DEAD_AFTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class PoolDirectory:
         self._reward_pools: dict[str, KnownPool] = {}  # reward model -> pool
         self._untold_pools: dict[str, KnownPool] = {}  # model -> pool of which it is not known what it gives
         self._gives_rewards: dict[str, bool | None] = {}  # pool name -> as its latest workers told
+        self._down_since: dict[str, float] = {}  # name of a pool that is down -> since when that is known [s]
         self._refreshed_at = float("-inf")
         self._is_known = False
         self._contested: set[str] = set()  # models of more than one pool, as far as that has been logged
@@ -79,12 +82,13 @@ class PoolDirectory:
         """The reward pool, where exactly one is deployed; one whose workers are all gone is not.
 
         Raises:
-            ServiceError: NO_READY_WORKER where all its workers are down: what it is to judge would wait for them.
+            ServiceError: NO_READY_WORKER where it is dead: whatever it is to judge would wait for it.
         """
         deployed = [pool for pool in self._reward_pools.values() if pool.workers]
         if len(deployed) != 1:
             return None
-        if deployed[0].is_down:
+        down_since = self._down_since.get(deployed[0].name)
+        if down_since is not None and time.monotonic() - down_since >= _DEAD_AFTER_SECONDS:
             raise _not_ready(deployed[0], "; to do without the reward model, ask with reward.source own")
         return deployed[0]
 
@@ -137,6 +141,8 @@ class PoolDirectory:
             pool if pool.workers else replace(pool, gives_rewards=self._gives_rewards.get(pool.name)) for pool in pools
         ]
         self._gives_rewards = {pool.name: pool.gives_rewards for pool in pools}
+        now = time.monotonic()
+        self._down_since = {pool.name: self._down_since.get(pool.name, now) for pool in pools if pool.is_down}
         self._pools, self._reward_pools, self._untold_pools = {}, {}, {}
         of_its_kind = {True: self._reward_pools, False: self._pools, None: self._untold_pools}
         for pool in pools:
