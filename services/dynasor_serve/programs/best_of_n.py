@@ -87,7 +87,10 @@ class BestOfN(Algorithm):
             return (Branch(self.reserve.spender),)
         judged = frozenset(self.judged.paths)
         calls = (self._call_of(sample) for sample in range(self.cap) if sample not in judged)
-        return tuple(islice((call for call in calls if call is not None), self.parameters.width))
+        free = max(
+            0, self.parameters.width - len(self.unverified())
+        )  # those that await the verifier are under way, too
+        return tuple(islice((call for call in calls if call is not None), free))
 
     def call(self, branch: Branch) -> CallPlan:
         is_judging, sample = divmod(branch, self.cap)

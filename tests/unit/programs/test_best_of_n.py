@@ -38,7 +38,7 @@ def test_the_reward_model_judges_in_its_own_pool() -> None:
 def test_a_verifier_is_shown_the_samples_and_keeps_no_engine_waiting() -> None:
     shown = directive(program(said(1, "It is 3.", "3"), source=RewardSource.VERIFIER))
     assert shown.verify == ((1, "It is 3."),)
-    assert shown.wanted == (0, 2)
+    assert shown.wanted == (0,), "two are under way, one of them with the verifier"
 
     after = program(said(1, "It is 3.", "3"), Rewarded(Branch(1), 1.0), source=RewardSource.VERIFIER)
     assert directive(after).verify == ()
@@ -80,6 +80,14 @@ def test_its_rule_sees_the_rewards() -> None:
     assert outcome.answer == "2"
     # Two samples of 10 tokens and two judgements of 1 are spent; two more of each would have been.
     assert outcome.ledger.saved_estimate == 22
+
+
+def test_a_sample_that_awaits_the_verifier_is_under_way() -> None:
+    events: list[Event] = [said(0, "It is 1.", "1"), said(1, "It is 2.", "2")]
+
+    assert directive(program(*events, source=RewardSource.VERIFIER)).wanted == (), "the verifier has the say"
+    judged_too = program(*events, Rewarded(Branch(1), 0.5), source=RewardSource.VERIFIER)
+    assert directive(judged_too).wanted == (2,)
 
 
 def test_judging_that_fails_for_good_counts_as_no_reward() -> None:

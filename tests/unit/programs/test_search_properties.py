@@ -163,9 +163,16 @@ def test_a_search_spends_no_more_rollouts_than_asked(algorithm: str, table: Tabl
     assert len(set(complete)) == len(complete), "a complete path was taken twice"
 
 
-@given(best_of_n, tables, st.integers(0, 2**32))
-def test_best_of_n_keeps_to_its_width(algorithm: str, table: Table, seed: int) -> None:
-    life = live(asked(algorithm), table, random.Random(seed), _check)
+@given(best_of_n, sources, tables, st.integers(0, 2**32))
+def test_best_of_n_keeps_to_its_width(algorithm: str, source: RewardSource, table: Table, seed: int) -> None:
+    def check(program: Program) -> None:
+        _check(program)
+        now = directive(program)
+        assert isinstance(program.algorithm, BestOfN)
+        under_way = len(now.wanted) + len(now.verify)
+        assert under_way <= max(program.algorithm.parameters.width, len(now.verify)), "given up, some come after all"
+
+    life = live(asked(algorithm, source=source), table, random.Random(seed), check)
 
     algorithm_state = life.program.algorithm
     assert isinstance(algorithm_state, BestOfN)
