@@ -271,14 +271,20 @@ async def test_a_judgement_of_the_models_own_may_be_no_json_and_a_thought_beside
 
 
 async def test_a_judgement_of_the_models_own_may_have_log_probabilities_above_0() -> None:
-    async with running_replay(*FAST, "--fault", "wild-reward:1", traces=SYNTHETIC_TREES) as faulty:
+    async with (
+        running_replay(*FAST, "--fault", "wild-reward:1", traces=SYNTHETIC_TREES) as faulty,
+        opened(faulty) as run,
+    ):
         suffix = judgement("").suffix
         body = {"model": MODEL, "prompt": marker("narrow") + "First." + suffix, "max_tokens": 1, "logprobs": 20}
         async with faulty.http.post("/v1/completions", json=body) as response:
             choice = (await response.json())["choices"][0]
+        with pytest.raises(EngineError) as raised:
+            await run("narrow", judgement("First.\n\n"))
 
     assert max(choice["logprobs"]["top_logprobs"][0].values()) > 0
     assert len(choice["logprobs"]["top_logprobs"][0]) == 20
+    assert raised.value.reason is EngineReason.ENGINE_GARBAGE
 
 
 @pytest.mark.parametrize("flags", [(), ("--reward", "classify")])

@@ -10,6 +10,7 @@ from math import exp
 
 from dynasor_serve.certaindex.answers import closing_brace
 from dynasor_serve.certaindex.token_confidence import GroupConfidence, mean_probability, token_confidence
+from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.wire import SampledToken
 from dynasor_serve.programs.calls import CallPlan, Judge
 
@@ -44,7 +45,7 @@ class TokenEvidence:
         self.first: tuple[tuple[str, float], ...] | None = None
 
     def hear(self, tokens: Iterable[SampledToken]) -> None:
-        """Takes the tokens of one event."""
+        """Takes the tokens of one event. Raises `EngineError` where no token was possible in a place."""
         for token in tokens:
             if self.first is None:
                 self.first = token.top
@@ -53,7 +54,11 @@ class TokenEvidence:
             if self._group is not None and token.top:
                 # A token that is not among the likeliest comes beside them.
                 likeliest = sorted((logprob for _, logprob in token.top), reverse=True)[:MOST_LIKELIEST]
-                self._group.add(token_confidence(likeliest))
+                try:
+                    self._group.add(token_confidence(likeliest))
+                except ValueError as error:
+                    message = f"the engine sent log-probabilities that cannot be: {error}"
+                    raise EngineError(EngineReason.ENGINE_GARBAGE, message) from error
 
     @property
     def lowest_confidence(self) -> float | None:

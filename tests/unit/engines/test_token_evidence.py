@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from math import exp, log
+from math import exp, isfinite, log
 
 import msgspec
 import pytest
@@ -144,6 +144,14 @@ def test_an_unlikely_token_beside_the_likeliest_does_not_count() -> None:
     assert evidence.lowest_confidence == pytest.approx(2.0)
 
 
+def test_a_place_where_every_token_is_ruled_out_is_garbage() -> None:
+    evidence = TokenEvidence(CallPlan(token_window=2))
+
+    with pytest.raises(EngineError, match="of tokens ruled out") as raised:
+        evidence.hear([SampledToken("x", -9999.0, (("x", -9999.0), ("y", -9999.0)))])
+    assert raised.value.reason is EngineReason.ENGINE_GARBAGE
+
+
 # --- yes or no
 
 
@@ -173,3 +181,32 @@ def test_a_reward_is_a_probability(yes: float, no: float) -> None:
     reward = probability_of_yes([("Yes", yes), ("No", no)])
 
     assert reward == pytest.approx(exp(yes) / (exp(yes) + exp(no)))
+
+
+_WORDS = st.sampled_from(["Yes", " yes", "NO", "\u0120no", "The", ""])
+
+
+@given(
+    st.lists(
+        st.tuples(_WORDS, st.floats() | st.sampled_from([0.0, 1e-3, -9999.0, -1e308])),
+        max_size=25,
+        unique_by=lambda each: each[0],
+    )
+)
+def test_whatever_an_engine_says_the_evidence_is_within_its_bounds_or_named_garbage(
+    likeliest: list[tuple[str, float]],
+) -> None:
+    said = {"tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [dict(likeliest)]}
+    evidence = TokenEvidence(CallPlan(token_window=1, asks_probability=True))
+    logprobs = [logprob for _, logprob in likeliest]
+    if not all(isfinite(each) and each <= 1e-3 for each in logprobs) or (logprobs and max(logprobs) <= -9999):
+        with pytest.raises(EngineError) as raised:
+            evidence.hear(sampled_tokens(raw(said)))
+        assert raised.value.reason is EngineReason.ENGINE_GARBAGE
+        return
+    evidence.hear(sampled_tokens(raw(said)))
+
+    reward = probability_of_yes(evidence.first or ())
+    assert reward is None or 0 <= reward <= 1
+    assert evidence.confidence is None or evidence.confidence >= 0
+    assert evidence.probability == pytest.approx(exp(-1))
