@@ -98,6 +98,14 @@ def proc_file(process: int, name: str) -> str:
                 (r"\sin^2 x+\cos^2 x", "1"),
                 (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\\frac{4}{2}\end{pmatrix}"),
                 ("x=5", "5"),
+                (r"(1,\sqrt{4})", "(1,2)"),
+                (r"\{\sqrt{4},1\}", "1,2"),
+                (r"1,\sqrt{4}", "(1,2)"),
+                (r"(1,2]\cup(2,3)", "(1,3)"),
+                (r"x>\sqrt{4}", r"(2,\infty)"),
+                (r"(-\infty,\sqrt{4})\cup(5,\infty)", "x<2 or x>5"),
+                (r"\{(1,\sqrt{4}),(3,4)\}", "(3,4),(1,2)"),
+                (r"f(2)+f(3)=\frac{14}{3}", r"\frac{14}{3}"),
             ],
             [
                 ("5", r"500\%"),
@@ -108,6 +116,10 @@ def proc_file(process: int, name: str) -> str:
                 ("0.333333", r"\frac{\pi}{3\pi}"),
                 (r"\text{even}", r"\text{odd}"),
                 ("2^3", "2"),
+                (r"(1,\sqrt{4})", "2,1"),
+                (r"(1,\sqrt{4})", r"\{1,2\}"),
+                (r"\{\sqrt{4},1\}", r"\{1,\sqrt{2}\}"),
+                ("12x^3+14x^2-1=0", "0"),  # an equation, not the right side of one
             ],
         )
     ],

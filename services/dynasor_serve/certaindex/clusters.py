@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
-from dynasor_serve.certaindex.answers.canonical import canonical
+from dynasor_serve.certaindex.answers.canonical import canonical, equal_by_keys
 from dynasor_serve.certaindex.votes import Votes
 
 
@@ -64,8 +64,15 @@ class AnswerClusters:
         label = self._label_of.get(form.key)
         if label is not None:
             return self._with_label(label)
+        partners: set[int] = set()
+        for partner in sorted(self._undecided_clusters() if form.decided else {*self._label_of.values()}):
+            match equal_by_keys(self._clusters[partner].key, form.key):
+                case True:
+                    label_of = {**self._label_of, form.key: partner}
+                    return replace(self, labels=(*self.labels, partner), _label_of=label_of)
+                case None:
+                    partners.add(partner)
         new = len(self._clusters)
-        partners = {*self._label_of.values()} if not form.decided else self._undecided_clusters()
         return replace(
             self,
             labels=(*self.labels, new),

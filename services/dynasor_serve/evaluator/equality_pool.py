@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from dynasor_serve.certaindex.answers import AnswerType, canonical
+from dynasor_serve.certaindex.answers import AnswerType, canonical, equal_by_keys
 from dynasor_serve.evaluator.child_process import start_python
 from dynasor_serve.evaluator.questions import Questions
 
@@ -106,7 +106,7 @@ class EqualityPool:
     ) -> list[Equality]:
         """Return what is known of each pair of `math` answers, in order.
 
-        Answers may be given as models wrote them or as keys. Equal keys, numbers and words are decided on the spot.
+        Answers may be given as models wrote them or as keys. What keys tell is decided on the spot.
 
         Args:
             program: whose answers they are; programs take turns. An empty name makes the request one of its own.
@@ -128,11 +128,7 @@ class EqualityPool:
         pair = (first.key, second.key) if first.key <= second.key else (second.key, first.key)
         if not first.key or not second.key:  # no answer equals nothing
             return pair, Equality.UNDECIDED
-        if first.key == second.key:
-            return pair, Equality.EQUAL
-        if first.decided and second.decided:
-            return pair, Equality.DIFFERENT
-        return pair, None
+        return pair, _DECISIONS_OF_KEYS[equal_by_keys(*pair)]
 
     async def _serve(self) -> None:
         """Keep one worker alive and give it pairs."""
@@ -193,6 +189,7 @@ class EqualityPool:
             return None
 
 
+_DECISIONS_OF_KEYS = {True: Equality.EQUAL, False: Equality.DIFFERENT, None: None}
 _DECISIONS = {True: Equality.EQUAL, False: Equality.DIFFERENT, None: Equality.UNDECIDED}
 
 

@@ -9,6 +9,7 @@ and the pool kills it when it is late.
 import json
 import logging
 import os
+import re
 import resource
 import sys
 from contextlib import suppress
@@ -21,10 +22,14 @@ from sympy import And
 from sympy.core.relational import Relational
 from sympy.sets import Set
 
+from dynasor_serve.certaindex.answers import AnswerType, canonical, equal_by_keys
+from dynasor_serve.certaindex.answers.structures import equal_by_parts
 from dynasor_serve.evaluator.parent_death import die_with
 
 # Decimal places in which two decimals must agree. math-verify's own 6 takes 0.0000001 and 0.0000002 for equal.
 _FLOAT_PLACES: Final = 12
+# All but "f(2)=0" and the like, which give a name to a value.
+_EQUATION_TO_ZERO: Final = re.compile(r"(?!\w+(?:\([^()=]*\))?=).+=0", re.DOTALL)
 # The first of its kind loads parts of sympy; this is done before an answer waits for it.
 _WARM_UP: Final = (("(x+1)^2", "x^2+2x+1"), (r"\frac{\pi}{2}", r"\pi\cdot0.5"), ("(1,2)", "[1,2]"), (r"\sqrt{2}", "2"))
 
@@ -65,14 +70,32 @@ def decide(left: str, right: str) -> bool | None:
         MemoryError: the process should be replaced.
     """
     try:
-        first, second = _read(left), _read(right)
-        if first is None or second is None:
-            return None
-        return _equal(first, second) or (_is_relation(first, second) and _equal(second, first))
+        first, second = canonical(left, AnswerType.MATH).structure, canonical(right, AnswerType.MATH).structure
+        equal = equal_by_parts(first, second, _equal_parts) if first and second else None
+        return _decide_whole(left, right) if equal is None else equal
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the parser and the algebra raise whatever hostile input makes them raise
         return None
+
+
+def _equal_parts(left: str, right: str) -> bool | None:
+    equal = equal_by_keys(left, right)
+    return decide(left, right) if equal is None else equal
+
+
+def _decide_whole(left: str, right: str) -> bool | None:
+    first, second = _read(left), _read(right)
+    if first is None or second is None:
+        return None
+    if _only_one_is_equation_to_zero(left, right):
+        return False
+    return _equal(first, second) or (_is_relation(first, second) and _equal(second, first))
+
+
+def _only_one_is_equation_to_zero(left: str, right: str) -> bool:
+    """Whether `verify` may take an equation for the 0 at its right."""
+    return (_EQUATION_TO_ZERO.fullmatch(left) is None) is not (_EQUATION_TO_ZERO.fullmatch(right) is None)
 
 
 @lru_cache(maxsize=256)

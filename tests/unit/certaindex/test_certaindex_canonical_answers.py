@@ -122,9 +122,11 @@ def test_latex_in_one_spelling(left: str, right: str) -> None:
         ("x", True),
         (r"\sqrt{25}", False),
         ("2^{10}", False),
-        ("(1,2)", False),
-        ("(3,400)", False),  # a point, not three thousand four hundred
-        (r"x=1 \text{ or } x=2", False),
+        ("(1,2)", True),
+        ("(3,400)", True),  # a point, not three thousand four hundred
+        ("1,2", False),  # a set, or a point
+        (r"x=1 \text{ or } x=2", True),
+        (r"(1,\sqrt{4})", False),
         ("5x", False),
         ("xy", False),
         ("x" * 1001, True),  # too long for anybody to decide

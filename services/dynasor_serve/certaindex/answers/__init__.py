@@ -1,7 +1,7 @@
 """Answers: read from text (`extract`), and compared (`canonical`)."""
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
-from dynasor_serve.certaindex.answers.canonical import Canonical, canonical
+from dynasor_serve.certaindex.answers.canonical import Canonical, canonical, equal_by_keys
 from dynasor_serve.certaindex.answers.extraction import (
     closing_brace,
     extract,
@@ -14,6 +14,7 @@ __all__ = [
     "Canonical",
     "canonical",
     "closing_brace",
+    "equal_by_keys",
     "extract",
     "extract_announced",
     "extract_in_open_box",

@@ -4,7 +4,7 @@ import re
 
 from dynasor_serve.certaindex.answers.plain_text import spell_out
 
-_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|\*\*|[^\s\\]", re.DOTALL)
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|\*\*|[<>!]=|[^\s\\]", re.DOTALL)
 _WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mbox|rm)\s{0,4}\{([^{}]*)\}")
 _TEXT_UNIT = re.compile(r"\\(?:text|textrm|mathrm|mbox|rm)\s{0,4}\{([^{}]{1,60})\}(?:\^(?:\{[23]\}|[23]))?\s{0,8}$")
 _RAISED_UNIT = re.compile(r"\^[23]$")
@@ -23,6 +23,13 @@ _SPELLINGS = {
     r"\lbrace": r"\{",
     r"\rbrace": r"\}",
     r"\ast": r"\cdot",
+    "<=": r"\le",
+    ">=": r"\ge",
+    "!=": r"\ne",
+    r"\leqslant": r"\le",
+    r"\geqslant": r"\ge",
+    r"\lt": "<",
+    r"\gt": ">",
     "**": "^",
     "*": r"\cdot",
 }
@@ -54,7 +61,7 @@ def normalise_latex(text: str) -> str:
     """
     spelled = spell_out(text).replace("{,}", ",").strip().rstrip(".,;:!")
     if "\\" in spelled:
-        spelled = _WORDS.sub(_unwrapped_words, _without_text_unit(spelled))
+        spelled = _WORDS.sub(_unwrapped_words, without_text_unit(spelled))
     return _joined(_grouped(_respelled(_TOKEN.findall(spelled))))
 
 
@@ -82,8 +89,8 @@ def without_unit(expression: str, *, any_word: bool) -> str:
     return head if any_word or known else expression
 
 
-def _without_text_unit(text: str) -> str:
-    """Drop a unit written in \\text{} at the end."""
+def without_text_unit(text: str) -> str:
+    """Return an expression without the unit written in `\\text{}` at its end. Time is linear."""
     offset = max(0, len(text) - 2 * _MAX_UNIT_CHARACTERS)
     match = _TEXT_UNIT.search(text, offset)
     if match is None:
