@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.certaindex.answers import AnswerType, canonical, extract
+from dynasor_serve.cli.partial_file import locked
 from dynasor_serve.engines.replay.records import ProbesRecord, SamplesRecord, StepsRecord
 from dynasor_serve.engines.replay.traces import read_records
 from dynasor_serve.local.questions.question_set import TRACES, WORD_PROBLEMS, Question, read_questions
@@ -130,28 +131,107 @@ async def test_programs_that_were_stopped_make_no_trace(stack: RunningStack) -> 
         await record(stack, question, "best-of-n:max_samples=2")
 
 
-async def test_the_command_writes_a_whole_trace_or_none(tmp_path: Path) -> None:
-    questions, out = tmp_path / "questions.jsonl", tmp_path / "trace.jsonl.gz"
-    lines = [
-        {"id": f"q{n:02}", "question": f"[[trace:synthetic/q{n:02}]]", "gold": str(7 * n + 3), "answer_type": "number"}
-        for n in range(3)
-    ]
-    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    partial = tmp_path / "trace.jsonl.gz.partial"
-    partial.write_text('{"question_id": "torn')
-    arguments = ("record", str(questions), str(out), "--engine", "replay", "--traces", str(SYNTHETIC_VOTES))
-    command = (sys.executable, "-m", "dynasor_serve.cli", *arguments, "--algorithm", "self-consistency:max_samples=2")
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    said, _ = await asyncio.wait_for(process.communicate(), timeout=120)
-    assert process.returncode == 0
-    assert "3 programs recorded" in said.decode()
-    assert not partial.exists()
-    assert len(gzip.decompress(out.read_bytes()).splitlines()) == 3
+# --- the command
 
-    again = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, refused = await again.communicate()
-    assert again.returncode == 2
-    assert "exists; move it away" in refused.decode()
+
+class Command:
+    """`dynasor record` of some questions, in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.questions, self.out = directory / "questions.jsonl", directory / "trace.jsonl.gz"
+        self.ask({f"q{number:02}": str(7 * number + 3) for number in range(3)})
+
+    def ask(self, gold: dict[str, str]) -> None:
+        lines = [
+            {"id": each, "question": f"[[trace:synthetic/{each}]]", "gold": gold[each], "answer_type": "number"}
+            for each in gold
+        ]
+        self.questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    async def run(self, algorithm: str = "self-consistency:max_samples=2") -> tuple[int | None, str]:
+        """(exit status, what it said)."""
+        arguments = (str(self.questions), str(self.out), "--engine", "replay", "--traces", str(SYNTHETIC_VOTES))
+        command = (sys.executable, "-m", "dynasor_serve.cli", "record", *arguments, "--algorithm", algorithm)
+        pipe, joined = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=joined)
+        said, _ = await asyncio.wait_for(process.communicate(), timeout=120)
+        return process.returncode, " ".join(said.decode().split())
+
+    def trace(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in gzip.decompress(self.out.read_bytes()).splitlines()]
+
+    @property
+    def partial(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in self.out.parent.iterdir()} - {self.questions.name}
+
+
+async def test_the_command_writes_a_whole_trace_or_none(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+
+    code, said = await command.run()
+
+    assert code == 0, said
+    assert "3 programs recorded" in said
+    assert [line["question_id"] for line in command.trace()] == ["q00", "q01", "q02"]
+    assert command.files == {"trace.jsonl.gz"}
+    code, said = await command.run()
+    assert code == 2
+    assert "exists; move it away" in said
+
+
+async def test_a_recording_that_broke_off_goes_on_as_it_was_begun_and_not_otherwise(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    command.ask({"nobody-has-this": "1"})
+    assert (await command.run("chain-of-thought"))[0] == 1, "and with no line there is nothing to go on from"
+    command.ask({"q00": "3", "nobody-has-this": "1", "q01": "10"})
+    code, said = await command.run()
+    assert code == 1
+    assert "1 program left out; nobody-has-this" in said
+    assert command.files == {"trace.jsonl.gz.partial", "trace.jsonl.gz.record"}
+    with command.partial.open("ab") as file:
+        file.write(b'{"question_id": "torn')
+    left = command.partial.read_bytes()
+
+    code, said = await command.run("self-consistency:max_samples=3")
+    assert code == 2
+    assert "was begun with other options: algorithm was 'self-consistency:max_samples=2" in said
+    assert command.partial.read_bytes() == left
+
+    command.ask({"q00": "3", "q01": "11", "q02": "17"})  # of q01 another answer is right now
+    code, said = await command.run()
+    assert code == 0, said
+    assert [(line["question_id"], line["gold"]) for line in command.trace()] == [
+        ("q00", "3"),
+        ("q01", "11"),
+        ("q02", "17"),
+    ]
+    assert gzip.decompress(command.out.read_bytes()).splitlines()[0] in left.splitlines(), "it is recorded once"
+    assert command.files == {"trace.jsonl.gz"}
+
+
+async def test_a_second_recorder_is_kept_out(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    with locked(command.out, "record"):
+        code, said = await command.run()
+
+    assert code == 2
+    assert "another `dynasor record` is writing trace.jsonl.gz" in said
+
+
+@pytest.mark.parametrize("algorithm", ["mcts", "best-of-n:max_samples=2", "iterative-cot"])
+async def test_what_has_no_trace_format_is_refused_before_anything_runs(tmp_path: Path, algorithm: str) -> None:
+    command = Command(tmp_path)
+
+    code, said = await command.run(algorithm)
+
+    assert code == 2
+    name = algorithm.partition(":")[0]
+    assert f"{name} has no trace format; record self-consistency, chain-of-thought or rebase" in said
+    assert command.files == set()
 
 
 # --- the recordings that the project ships

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
@@ -20,12 +19,13 @@ from dynasor_serve.cli.engine_options import ApiKeyOption, EngineOption, ModelOp
 from dynasor_serve.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from dynasor_serve.cli.failures import CommandFailed, bad_input, refusal
 from dynasor_serve.cli.interruptions import Interrupted, run_async, until_interrupted
-from dynasor_serve.cli.presentation import plural
+from dynasor_serve.cli.partial_file import PartialFile, locked, writing
+from dynasor_serve.cli.presentation import Json, plural
 from dynasor_serve.cli.progress import stages
 from dynasor_serve.local.questions.prompts import STYLES
 from dynasor_serve.local.questions.question_set import Question, read_questions
 from dynasor_serve.local.recording.recorder import Job, Recipe, jobs_of, recorded
-from dynasor_serve.local.recording.trace_lines import NotRecordable, trace_line
+from dynasor_serve.local.recording.trace_lines import NotRecordable, check_recordable, trace_line
 from dynasor_serve.local.stack import LocalStack, StackOptions
 from dynasor_serve.local.supervised import StackError
 from dynasor_serve.programs.algorithm import AlgorithmParameters
@@ -46,7 +46,12 @@ class _Plan:
     recipe: Recipe
     jobs: Sequence[Job]
     out: Path
+    partial: PartialFile
     concurrency: int
+
+
+# What tells whether a line is a job's: (question's id, question, gold answer, answer type, seed).
+_Identity = tuple[object, ...]
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -78,15 +83,13 @@ def record(
     """Run programs to their caps and write a trace: votes, probed chains or trees, one program a line.
 
     `dynasor up --engine replay --traces OUT` answers from it. What is recorded so far lies in OUT.partial; started
-    again, the command goes on from there.
+    again with the same options, the command goes on from there.
     """
     if style != _CHAT and style not in STYLES:
         raise bad_input(f"--style {style}: there is none; known are {', '.join([_CHAT, *STYLES])}")
-    if not out.resolve().parent.is_dir():
-        raise bad_input(f"{out}: there is no directory {out.resolve().parent}")
     if out.exists():
         raise bad_input(f"{out} exists; move it away, or name another file")
-    parameters = _algorithm(algorithm)
+    parameters = _recordable(algorithm)
     chosen = _questions(questions)[:limit]
     recipe = Recipe(
         dataset=dataset or questions.stem,
@@ -98,16 +101,39 @@ def record(
         ),
         style=STYLES.get(style),
     )
-    plan = _Plan(recipe, jobs_of(chosen, repeats), out, concurrency)
     stack = StackOptions(engine=engine_of(engine, model, tuple(traces or ()), api_key=api_key))
-    raise typer.Exit(run_async(_recording(stack, plan)))
+    options: dict[str, Json] = {
+        "algorithm": str(parameters),
+        "dataset": recipe.dataset,
+        "engine": engine,
+        "max_tokens": max_tokens,
+        "model": model,
+        "probe_interval": probe_interval,
+        "probe_marks": probe_marks,
+        "run_id": run_id,
+        "style": style,
+        "temperature": temperature,
+        "traces": [str(path) for path in traces or ()],
+    }
+    with locked(out.resolve(), "record") as partial:
+        with writing(partial.path):
+            if partial.path.exists() and partial.path.stat().st_size:
+                partial.go_on(options)
+            else:
+                partial.begin(options)
+        plan = _Plan(recipe, jobs_of(chosen, repeats), out, partial, concurrency)
+        raise typer.Exit(run_async(_recording(stack, plan)))
 
 
-def _algorithm(type_string: str) -> AlgorithmParameters:
+def _recordable(type_string: str) -> AlgorithmParameters:
     try:
-        return parse_algorithm(type_string)
+        parameters = parse_algorithm(type_string)
+        check_recordable(parameters.name)
     except InvalidQuery as error:
         raise bad_input(str(error), Reason.INVALID_QUERY) from error
+    except NotRecordable as error:
+        raise bad_input(f"--algorithm: {error}") from error
+    return parameters
 
 
 def _questions(path: Path) -> list[Question]:
@@ -120,29 +146,28 @@ def _questions(path: Path) -> list[Question]:
 async def _recording(stack: StackOptions, plan: _Plan) -> ExitCode:
     try:
         return await until_interrupted(
-            _record(stack, plan), f"interrupted; start again to go on from {_partial(plan.out)}"
+            _record(stack, plan), f"interrupted; start again to go on from {plan.partial.path.name}"
         )
     except Interrupted as interrupted:
         return interrupted.exit_code
 
 
 async def _record(stack: StackOptions, plan: _Plan) -> ExitCode:
-    partial = _partial(plan.out)
-    done = _whole_lines(partial)
-    known = {(line["question_id"], line["program"]) for line in done}
-    jobs = [job for job in plan.jobs if (job.question.id, job.seed) not in known]
-    left_out = await _append(stack, plan, jobs, len(done)) if jobs else []
+    known = _lines(plan.partial)
+    jobs = [job for job in plan.jobs if _identity(job) not in known]
+    left_out = await _append(stack, plan, jobs) if jobs else []
     if left_out:
         raise CommandFailed(f"{plural(len(left_out), 'program')} left out; {left_out[0]}", ExitCode.FAILED)
-    _finish(partial, plan)
+    _finish(plan)
     print(f"{plural(len(plan.jobs), 'program')} recorded in {plan.out}")
     return ExitCode.ANSWERED
 
 
-async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job], done: int) -> list[str]:
+async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job]) -> list[str]:
     """Runs the jobs and appends a line for each; returns why some made none."""
     left_out: list[str] = []
-    with stages() as report, _partial(plan.out).open("ab") as file:
+    done = len(plan.jobs) - len(jobs)
+    with stages() as report:
         try:
             async with (
                 LocalStack(stack_options, report) as stack,
@@ -158,8 +183,7 @@ async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job],
                     except NotRecordable as error:
                         left_out.append(str(error))
                         continue
-                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                    file.flush()
+                    plan.partial.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     done += 1
                     report(f"{done} of {len(plan.jobs)} programs recorded")
         except StackError as error:
@@ -169,37 +193,24 @@ async def _append(stack_options: StackOptions, plan: _Plan, jobs: Sequence[Job],
     return left_out
 
 
-def _partial(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
+def _identity(job: Job) -> _Identity:
+    question = job.question
+    return question.id, question.question, question.gold, question.answer_type.value, job.seed
 
 
-def _whole_lines(partial: Path) -> list[dict[str, Any]]:
-    """The lines of an earlier run; a torn last one is cut off."""
-    if not partial.exists():
-        return []
-    content = partial.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        partial.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+def _lines(partial: PartialFile) -> dict[_Identity, bytes]:
+    """The lines that are there; those of questions that have been edited fit no job, and are left behind."""
+    lines = {}
+    for line in partial.lines():
+        said = json.loads(line)
+        fields = ("question_id", "question", "gold", "answer_type", "program")
+        lines[tuple(said[field] for field in fields)] = line
+    return lines
 
 
-def _finish(partial: Path, plan: _Plan) -> None:
+def _finish(plan: _Plan) -> None:
     """Makes the whole trace appear at once, in the order of the questions."""
-    place = {(job.question.id, job.seed): number for number, job in enumerate(plan.jobs)}
-    lines = {(line["question_id"], line["program"]): line for line in _whole_lines(partial)}
-    ordered = [lines[job] for job in sorted(place, key=place.__getitem__)]
-    text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in ordered)
-    with _replacing(plan.out) as path:
-        path.write_bytes(gzip.compress(text, mtime=0) if plan.out.suffix == ".gz" else text)
-    partial.unlink()
-
-
-@contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    path = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        yield path
-        path.replace(out)
-    finally:
-        path.unlink(missing_ok=True)
+    with writing(plan.out):
+        lines = _lines(plan.partial)
+        text = b"".join(lines[_identity(job)] for job in plan.jobs)
+        plan.partial.finish(gzip.compress(text, mtime=0) if plan.out.suffix == ".gz" else text)

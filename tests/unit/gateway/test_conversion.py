@@ -68,7 +68,7 @@ def test_a_probe_is_taken_where_chains_are_probed_and_refused_elsewhere(entry: o
 
 @pytest.mark.parametrize("probe", [pb.Probe(interval=0), pb.Probe(marks=False), pb.Probe(prompt="deer")])
 def test_a_probe_of_samples_is_refused_with_what_would_make_them_chains(probe: pb.Probe) -> None:
-    with pytest.raises(InvalidQuery, match="give policy.chain_rule, which makes its samples chains, or unset it"):
+    with pytest.raises(InvalidQuery, match=r"give policy\.chain_rule, which makes its samples chains, or unset it"):
         query_from(pb.Query(prompt="?", probe=probe), model="", rule="even", deadline_seconds=1.0)
 
 

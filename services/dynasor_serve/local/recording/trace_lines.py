@@ -14,16 +14,19 @@ from typing import Any, TypeVar
 from dynasor_serve.certaindex.answers import canonical
 from dynasor_serve.engines.replay.records import GOLD
 from dynasor_serve.local.questions.question_set import Question
-from dynasor_serve.programs.chain_of_thought import ChainOfThought
+from dynasor_serve.programs.chain_of_thought import ChainOfThought, ChainOfThoughtParameters
 from dynasor_serve.programs.events import Accepted, CallFinished, Checkpointed, Finished, Probed, StopReason
 from dynasor_serve.programs.program import Program, fold_log
-from dynasor_serve.programs.rebase import Rebase
-from dynasor_serve.programs.self_consistency import SelfConsistency
+from dynasor_serve.programs.rebase import Rebase, RebaseParameters
+from dynasor_serve.programs.self_consistency import SelfConsistency, SelfConsistencyParameters
 from dynasor_serve.programs.tree import Tree
 from dynasor_serve.state.records import Record
 
 Line = dict[str, Any]
 _E = TypeVar("_E")
+
+RECORDABLE = (SelfConsistencyParameters.name, ChainOfThoughtParameters.name, RebaseParameters.name)
+"""Algorithms that have a trace format."""
 
 _PROBE_FIELDS = ("token_position", "answer_index", "certain", "confidence", "probe_out_tokens")
 
@@ -41,6 +44,13 @@ class Recorded:
     records: Sequence[Record]  # the whole log
     run_id: str
     seed: int = 0  # tells programs of one question apart
+
+
+def check_recordable(algorithm: str) -> None:
+    """Raises `NotRecordable` for an algorithm, by its name, whose programs make no trace."""
+    if algorithm not in RECORDABLE:
+        *others, last = RECORDABLE
+        raise NotRecordable(f"{algorithm} has no trace format; record {', '.join(others)} or {last}")
 
 
 def trace_line(recorded: Recorded) -> Line:
@@ -61,8 +71,8 @@ def trace_line(recorded: Recorded) -> Line:
         return _head(recorded, program) | _chain(recorded)
     if isinstance(algorithm, Rebase):
         return _head(recorded, program) | _tree(recorded, algorithm.tree)
-    name = program.query.algorithm.partition(":")[0]
-    raise NotRecordable(f"{name} has no trace format; record self-consistency, chain-of-thought or rebase")
+    check_recordable(program.query.algorithm.partition(":")[0])
+    raise NotRecordable("chains that vote have no trace format; record self-consistency without a rule for chains")
 
 
 def _head(recorded: Recorded, program: Program) -> Line:
