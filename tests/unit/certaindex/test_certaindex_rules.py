@@ -24,6 +24,8 @@ EVERY_RULE = (
     "n-step-threshold:threshold=0.01,every=1",
     "beta-posterior",
     "beta-posterior:confidence=0.6",
+    "anytime-mode",
+    "anytime-mode:confidence=0.51",
     "unanimous-window",
     "unanimous-window:window=2",
     "majority-locked",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import cast
 
+from dynasor_serve.certaindex.rules.anytime_mode import AnytimeMode
 from dynasor_serve.certaindex.rules.beta_posterior import BetaPosterior
 from dynasor_serve.certaindex.rules.confidence_prune import ConfidencePrune
 from dynasor_serve.certaindex.rules.conjunction import SEPARATOR, ChainConjunction, VoteConjunction
@@ -40,6 +41,7 @@ _BUILT_IN: tuple[type[Rule], ...] = (
     StaticThreshold,
     NStepThreshold,
     BetaPosterior,
+    AnytimeMode,
     UnanimousWindow,
     MajorityLocked,
     MOfN,
