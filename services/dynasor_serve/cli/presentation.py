@@ -116,7 +116,8 @@ def progress_line(standing: Standing) -> str:
         waiting = "waiting for a tracker" if standing.phase in {"unknown", "queued"} else "waiting for the first sample"
         return f"{waiting}; {standing.last_failure}" if standing.failed_calls else waiting
     counts = f"{plural(standing.samples, 'sample')}, {plural(standing.tokens, 'token')}"
-    return f"certaindex {standing.certaindex:.2f} · {counts} · votes: {votes_text(standing)}"
+    votes = f" · votes: {votes_text(standing)}" if standing.votes else ""
+    return f"certaindex {standing.certaindex:.2f} · {counts}{votes}"
 
 
 def event_line(event: Json) -> str:

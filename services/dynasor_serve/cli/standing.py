@@ -41,7 +41,10 @@ class Standing:
 
     @property
     def votes(self) -> list[tuple[str, int]]:
-        """(answer as first seen, how many gave it), largest first; samples without an answer last, as ""."""
+        """(answer as first seen, how many gave it), largest first; samples without an answer last, as "".
+
+        Of samples that are judged the outcome alone knows them: a judgement does not say whose it is.
+        """
         if self.outcome is not None:
             return [(vote.answer, vote.count) for vote in self.outcome.votes]
         counted = sorted(self._votes.values(), key=lambda vote: -vote[1])
@@ -91,7 +94,7 @@ class Standing:
         self.samples = sample.samples
         self.certaindex = sample.certaindex
         self.tokens += sample.tokens
-        if not counts:
+        if not counts or sample.HasField("reward"):
             return
         if not sample.HasField("answer"):
             self._unreadable += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.cli.presentation import progress_line
 from dynasor_serve.cli.standing import Standing, standing_of
 
 
@@ -32,6 +33,16 @@ def test_answers_that_canonical_strings_decide_are_one_vote() -> None:
         standing.apply(finished_sample(answer, samples=samples))
     assert standing.votes == [("1,000", 2), ("3", 1), ("", 1)]
     assert (standing.samples, standing.tokens) == (4, 40)
+
+
+def test_a_judgement_is_no_sample_without_an_answer() -> None:
+    standing = Standing(answer_type="number")
+    standing.apply(finished_sample("7", samples=0))  # it counts once it is judged
+    judgement = pb.SampleFinished(samples=1, certaindex=0.9, reward=0.9)
+    standing.apply(pb.QueryEvent(query_id="q", sequence=3, sample_finished=judgement))
+
+    assert standing.votes == []
+    assert progress_line(standing) == "certaindex 0.90 · 1 sample, 10 tokens"
 
 
 def test_the_outcome_has_the_last_word_on_votes_and_tokens() -> None:
