@@ -34,8 +34,8 @@ app = typer.Typer()
 
 EXIT_HELP = (
     "Exit status: 0 every line is answered; 1 some lines ended in an error, or the results cannot be written; 2 the "
-    "command line, IN or OUT is wrong, or OUT is in use; 3 no gateway answers; 130 interrupted by Ctrl-C: the same "
-    "command goes on."
+    "command line, IN or OUT is wrong, or OUT is in use; 3 no gateway answers, or it breaks every stream; 130 "
+    "interrupted by Ctrl-C: the same command goes on."
 )
 
 DeadlineOption = Annotated[

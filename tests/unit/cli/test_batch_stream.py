@@ -231,3 +231,53 @@ async def test_where_no_more_lines_can_be_read_those_in_flight_are_waited_for() 
 
     assert answered.ids == right_ids(5)
     assert "cannot read the rest" in str(answered.refusal)
+
+
+async def test_a_gateway_that_breaks_every_stream_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_MOST_BREAKS", 4)
+    gateway = breaking(answers_per_stream=0)
+    async with served(gateway) as address, asyncio.timeout(30):
+        answered = await Answered().ask(address, map(line, range(10)))
+
+    assert gateway.streams == 4
+    assert answered.refusal is not None
+    assert answered.refusal.exit_code is ExitCode.UNREACHABLE
+    said = rf"the gateway at {address} broke 4 streams in a row without an answer \(last: the (gateway|stream) \w+\)"
+    assert re.fullmatch(said, str(answered.refusal))
+
+
+async def test_a_stream_that_brought_an_answer_was_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_MOST_BREAKS", 2)
+    async with served(breaking(answers_per_stream=1)) as address:
+        answered = await Answered().ask(address, map(line, range(10)))
+
+    assert answered.refusal is None
+    assert answered.ids == right_ids(10)
+
+
+async def test_what_keeps_lines_from_being_sent_is_raised() -> None:
+    def coming() -> Iterator[Asked]:
+        yield from map(line, range(5))
+        raise ZeroDivisionError("a defect")
+
+    answered = Answered()
+    async with served(breaking(hold=8)) as address, asyncio.timeout(30):
+        with pytest.raises(ZeroDivisionError, match="a defect"):
+            await answered.ask(address, coming())
+
+
+async def test_being_cancelled_is_no_defect_of_the_sender() -> None:
+    all_asked = asyncio.Event()
+
+    def coming() -> Iterator[Asked | None]:
+        yield from map(line, range(5))
+        all_asked.set()
+        while True:
+            yield None
+
+    async with served(breaking(hold=8)) as address:
+        asking = asyncio.create_task(Answered().ask(address, coming()))
+        await all_asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -15,7 +16,8 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from dynasor_serve.cli.batching.lines import Question
 from dynasor_serve.cli.batching.results import ResultId
-from dynasor_serve.cli.failures import CommandFailed, refusal, unreachable
+from dynasor_serve.cli.exit_codes import ExitCode
+from dynasor_serve.cli.failures import UNREACHABLE, CommandFailed, refusal, unreachable
 from dynasor_serve.rpc.errors import reason_of
 
 BatchCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.RunBatchRequest, pb.RunBatchResponse]"
@@ -24,6 +26,9 @@ PATIENCE_SECONDS = 300.0
 """How long a gateway may be away: its node may have to be replaced."""
 
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 10.0
+# Streams in a row that broke without an answer: some four minutes of pauses, and as long as the streams held. A proxy
+# that cuts every stream after a minute leaves a query half an hour.
+_MOST_BREAKS = 30
 _WRITE_FAILED, _BROKE = "Internal error from Core", "the stream broke"
 """What grpc.aio tells the reading side where a write has failed before it heard why, and what that means."""
 
@@ -60,46 +65,69 @@ async def answers(
         away: told why when the gateway is gone, and "" when it is back.
 
     Raises:
-        CommandFailed: the gateway refuses the stream, or has been away for too long.
+        CommandFailed: the gateway refuses the stream, has been away for too long, or breaks every stream.
+        Exception: whatever else taking or sending a line has raised.
     """
     conversation = _Conversation(coming, most_in_flight)
-    breaks = 0  # since the last answer
+    tries = breaks = 0  # since the last answer: streams that were tried, and those of them that broke
     away_since = time.monotonic()
     while True:
         trouble, is_connected = "the stream ended before all queries were answered", False
         call = stub.RunBatch()
         sending = asyncio.create_task(conversation.send(call))
+        sending.add_done_callback(partial(_hang_up, call))
         try:
             await call.wait_for_connection()
             is_connected = True
             away("")
             async for answer in call:
-                breaks = 0
+                tries = breaks = 0
                 yield conversation.answered(answer), answer
         except grpc.aio.AioRpcError as error:
             is_settled = bool(reason_of(error)) and error.code() is not grpc.StatusCode.UNAVAILABLE
             if is_settled or error.code() not in _PASSING:
                 raise refusal(error, address) from error
             trouble = _BROKE if error.details() == _WRITE_FAILED else error.details() or error.code().name
+        except asyncio.CancelledError:
+            if _failure_of(sending) is None:  # it is we who are to end
+                raise
         finally:
             call.cancel()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+        failure = _failure_of(sending)
+        if failure is not None:
+            raise failure
         if conversation.is_over:
             break
-        breaks += 1
+        tries += 1
+        breaks += is_connected
+        if breaks >= _MOST_BREAKS:
+            message = f"the gateway at {address} broke {breaks} streams in a row without an answer (last: {trouble})"
+            raise CommandFailed(message, ExitCode.UNREACHABLE, UNREACHABLE)
         away_since = time.monotonic() if is_connected else away_since
         left = PATIENCE_SECONDS - (time.monotonic() - away_since)
         if left <= 0:
             raise unreachable(address, f"{trouble}; gave up after {PATIENCE_SECONDS:g} s")
         away(f"the gateway at {address} is away ({trouble}); trying again for another {left:.0f} s")
-        await asyncio.sleep(_pause_seconds(breaks))
+        await asyncio.sleep(_pause_seconds(tries))
     if conversation.trouble is not None:
         raise conversation.trouble
 
 
-def _pause_seconds(breaks: int) -> float:
-    longest = min(_LONGEST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS * 2.0 ** min(breaks, 10))
+def _failure_of(sending: asyncio.Task[None]) -> BaseException | None:
+    """What ended the sending side; None where it goes on, has sent all, or was cancelled."""
+    return sending.exception() if sending.done() and not sending.cancelled() else None
+
+
+def _hang_up(call: BatchCall, sending: asyncio.Task[None]) -> None:
+    """Ends a stream whose sending side has failed: else the reading side would wait for what was never asked."""
+    if _failure_of(sending) is not None:
+        call.cancel()
+
+
+def _pause_seconds(tries: int) -> float:
+    longest = min(_LONGEST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
     return longest * random.uniform(0.5, 1.0)
 
 
