@@ -14,7 +14,7 @@ from operator import or_
 from typing import NamedTuple
 
 from dynasor_serve.certaindex.rules.even import Even
-from dynasor_serve.certaindex.rules.rule import VoteRule
+from dynasor_serve.certaindex.rules.rule import VoteRule, reads_tokens
 from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.engines.replay.records import Sample, SamplesRecord
 from dynasor_serve.simulation.outcomes import Ending, Ladder, Replayed
@@ -111,6 +111,7 @@ class RuleAtVotes:
     def __init__(self, rule: VoteRule) -> None:
         """Takes the rule as it serves live traffic."""
         self._rule = rule
+        self._reads_tokens = reads_tokens(rule)
         self._stops: dict[object, int] = {}  # evidence -> arrivals after which it stops
 
     def replay(self, arrivals: Arrivals, *, is_verifiable: bool = False) -> Replayed:
@@ -122,13 +123,16 @@ class RuleAtVotes:
         return Replayed(arrivals.endings[count - 1], arrivals.endings[-1])
 
     def _stop(self, arrivals: Arrivals) -> int:
-        evidence = (arrivals.labels, arrivals.rewards)
+        # Votes with the same tokens are rare: only a rule that reads them pays for asking each time.
+        tokens = arrivals.tokens if self._reads_tokens else ()
+        evidence = (arrivals.labels, arrivals.rewards, tokens)
         count = self._stops.get(evidence)
         if count is None:
-            whole = Votes(arrivals.labels, len(arrivals.labels), rewards=arrivals.rewards)
+            whole = Votes(arrivals.labels, len(arrivals.labels), rewards=arrivals.rewards, tokens=tokens)
             counts = range(1, len(arrivals.labels))
             count = next((count for count in counts if self._rule.verdict(whole.prefix(count)).stops), counts.stop)
-            self._stops[evidence] = count
+            if not tokens:
+                self._stops[evidence] = count
         return count
 
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dynasor_serve.certaindex.probe_schedule import ProbeSchedule
-from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence, InvalidRule, Rule, VoteRule, token_window
+from dynasor_serve.certaindex.rules.rule import (
+    ChainRule,
+    Evidence,
+    InvalidRule,
+    Rule,
+    VoteRule,
+    reads_tokens,
+    token_window,
+)
 from dynasor_serve.certaindex.trials import Trials
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind, going_on
 from dynasor_serve.certaindex.votes import Votes
@@ -31,6 +39,11 @@ class VoteConjunction:
     def token_window(self) -> int:
         """Tokens per group that a part needs confidences over; 0 if none does."""
         return max(map(token_window, self.parts))
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a part reads `Votes.tokens`."""
+        return any(map(reads_tokens, self.parts))
 
     def verdict(self, votes: Votes) -> Verdict:
         """Ask every part."""

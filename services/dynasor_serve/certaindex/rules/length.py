@@ -21,6 +21,7 @@ class Length(Parameterised):
 
     name: ClassVar[str] = "length"
     watches: ClassVar[frozenset[Evidence]] = frozenset({Evidence.VOTES})
+    reads_tokens: ClassVar[bool] = True
     tokens: int = parameter(
         16_384, minimum=1, maximum=100_000_000, doc="most completion tokens, of these samples together, that stop"
     )

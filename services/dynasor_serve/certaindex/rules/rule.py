@@ -81,6 +81,11 @@ def token_window(rule: Rule) -> int:
     return rule.token_window if isinstance(rule, TokenRule) else 0
 
 
+def reads_tokens(rule: Rule) -> bool:
+    """Whether a rule reads `Votes.tokens`; it says so by a class variable of this name."""
+    return bool(getattr(rule, "reads_tokens", False))
+
+
 class InvalidRule(ValueError):
     """A rule that cannot be built.
 

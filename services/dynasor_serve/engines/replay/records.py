@@ -138,6 +138,7 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
         rollout: Tells chains apart that are samples of one vote; None where they are not.
         answer_correct: Whether each of `answers` is right, where recorded; in step with it.
         answer_cluster: What equal `answers` share, in step with them; without it equal strings are equal.
+        final_cluster: The cluster of the final answer, where recorded.
         final_correct: Whether the final answer is right, where recorded.
         text: The chain itself, where recorded.
         text_positions: Pairs (tokens, characters of `text` that they make), by position, where recorded; between two of
@@ -159,6 +160,7 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
     rollout: int | None = None
     answer_correct: tuple[bool | None, ...] | None = None
     answer_cluster: tuple[str | int | None, ...] | None = None
+    final_cluster: str | int | None = None
     final_correct: bool | None = None
     text: str | None = None
     text_positions: tuple[tuple[_Count, _Count], ...] | None = None

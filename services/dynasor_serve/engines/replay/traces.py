@@ -108,7 +108,7 @@ def _numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def _decode_record(line: bytes, *, where: str) -> Record:
     try:
         fields = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TraceFormatError(f"{where}: not JSON ({error}); expected one JSON object per line") from error
     if not isinstance(fields, dict):
         raise TraceFormatError(f"{where}: a {type(fields).__name__}; expected one JSON object per line")
