@@ -14,7 +14,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up seen-live test test-quick test-engine test-fault verify bench proto proto-breaking fmt clean
+.PHONY: help setup run up seen-live test test-quick test-engine test-fault fuzz verify bench proto proto-breaking fmt clean
 
 help: ## List the targets
 	@echo "usage: make <target> [ENGINE=vllm|replay] [PYTHON=python3]"
@@ -48,6 +48,9 @@ test-engine: $(INSTALLED) ## Run the tests against a real vLLM
 
 test-fault: $(INSTALLED) ## Run the tests that kill processes and cut connections
 	$(BIN)/pytest -m fault $(PYTEST_ARGS)
+
+fuzz: $(INSTALLED) ## Feed 100,000 hostile texts to what reads and compares answers (`make test` takes 2,000)
+	DYNASOR_FUZZ_INPUTS=100000 $(BIN)/pytest -m fuzz $(PYTEST_ARGS)
 
 verify: $(INSTALLED) ## Check style, types, layers, protos, generated code and the contracts of the tree
 	$(BIN)/ruff check .

@@ -30,6 +30,8 @@ from dynasor_serve.evaluator.parent_death import die_with
 _FLOAT_PLACES: Final = 12
 # All but "f(2)=0" and the like, which give a name to a value.
 _EQUATION_TO_ZERO: Final = re.compile(r"(?!\w+(?:\([^()=]*\))?=).+=0", re.DOTALL)
+_BRACKET: Final = re.compile(r"[][(){}]")  # of an interval `[1,2)` too, and of `\\{`
+_DEEPEST: Final = 25
 # The first of its kind loads parts of sympy; this is done before an answer waits for it.
 _WARM_UP: Final = (("(x+1)^2", "x^2+2x+1"), (r"\frac{\pi}{2}", r"\pi\cdot0.5"), ("(1,2)", "[1,2]"), (r"\sqrt{2}", "2"))
 
@@ -101,9 +103,22 @@ def _only_one_is_equation_to_zero(left: str, right: str) -> bool:
 @lru_cache(maxsize=256)
 def _read(latex: str) -> Any | None:  # sympy has no types
     """Return the expression as sympy understands it, or None."""
+    if not _may_be_read(latex):
+        return None
     # Its own limit of time is a signal that long integer arithmetic does not notice; the pool keeps the time.
     found = parse(f"${latex}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
     return next((expression for expression in found if not isinstance(expression, str)), None)
+
+
+def _may_be_read(latex: str) -> bool:
+    """Whether there is hope: the parser takes seconds to give up, and for deep nesting more time than there is."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(latex):
+        depth += 1 if bracket in "([{" else -1
+        if depth < 0:
+            return False
+        deepest = max(deepest, depth)
+    return depth == 0 and deepest <= _DEEPEST and latex.isascii() and latex.isprintable()
 
 
 def _equal(gold: Any, answer: Any) -> bool:

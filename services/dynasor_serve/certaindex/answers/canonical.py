@@ -37,8 +37,7 @@ _MAY_HAVE_PARTS = re.compile(r"[,;<>{]|\\(?:cup|pm|begin|le|ge|ne|lor|vee|emptys
 _INFINITIES = (r"\infty", r"-\infty")
 _RATIONAL = re.compile(r"-?\d{1,50}(?:/\d{1,50})?")
 _MOST_LEVELS = 3
-# Answers are short and repeat one another; longer ones are rare, and would fill the memory.
-_REMEMBERED_CHARACTERS = 200
+_MOST_REMEMBERED = 4096  # of which each takes some 6 kB at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,7 @@ def canonical(answer: str, answer_type: AnswerType) -> Canonical:
         - What is made of answers is compared part by part: points and intervals in order, sets in any order.
         - A `math` answer over `MAX_KEY_CHARACTERS` long equals only its copies.
     """
-    return (
-        _remembered(answer, answer_type) if len(answer) <= _REMEMBERED_CHARACTERS else _canonical(answer, answer_type)
-    )
+    return _remembered(answer, answer_type) if len(answer) <= MAX_KEY_CHARACTERS else _canonical(answer, answer_type)
 
 
 def equal_by_keys(left: str, right: str) -> Decision:
@@ -83,7 +80,7 @@ def equal_by_keys(left: str, right: str) -> Decision:
     return _equal_parts(left, right, may_match=True)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_MOST_REMEMBERED)
 def _remembered(answer: str, answer_type: AnswerType) -> Canonical:
     return _canonical(answer, answer_type)
 
@@ -143,7 +140,7 @@ def _canonical_math(answer: str) -> Canonical:
         return Canonical(number, decided=True)
     words = fold_text(answer)
     if _WORDS.fullmatch(words):
-        return Canonical(f"\\text{{{words}}}", decided=True)
+        return Canonical(_words_key(words), decided=True)
     if (counted := _COUNTED.fullmatch(words)) and (number := number_key(counted.group(1))):
         return Canonical(number, decided=True)
     form = _form(expression, levels=_MOST_LEVELS)
@@ -171,7 +168,7 @@ def _form(expression: str, *, levels: int) -> Canonical:
         words = fold_text(wrapped.group(1))
         counted = _COUNTED.fullmatch(words)
         number = number_key(counted.group(1)) if counted else None
-        return Canonical(number or (f"\\text{{{words}}}" if words else ""), decided=True)
+        return Canonical(number or (_words_key(words) if words else ""), decided=True)
     letter = expression.strip("()")
     if len(letter) == 1 and letter.isalpha():
         return Canonical(letter, decided=True)
@@ -182,6 +179,10 @@ def _form(expression: str, *, levels: int) -> Canonical:
         if whole is not None:
             return whole
     return Canonical(expression.replace(";", ","), decided=False)
+
+
+def _words_key(words: str) -> str:
+    return f"\\text{{{bounded_key(words, MAX_KEY_CHARACTERS - len(r'.text{}'))}}}"
 
 
 def _form_of_parts(structure: Structure, *, levels: int) -> Canonical | None:

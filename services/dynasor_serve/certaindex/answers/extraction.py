@@ -24,7 +24,7 @@ _SAID = r"\b\**\s{0,4}(?i:(?:is|are|=|:)[\s*:]{0,8}|\n[\s*:]{0,8})"
 _ANNOUNCED = (
     re.compile(r"ns(?<=\b[Aa]ns)(?:wer)?" + _SAID),
     re.compile(r"NS(?<=\bANS)(?:WER)?" + _SAID),
-    re.compile(r"####[ \t]{0,8}(?=[^\n]{1,400}\s{0,8}\Z)"),  # elsewhere it is a heading
+    re.compile(r"####[ \t]{0,8}(?=[^\n]{1,400}+\s{0,8}+\Z)"),  # elsewhere it is a heading
 )
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
 _INLINE_MATH = re.compile(r"\$([^$\n]{1,1000})\$|\\\((.{1,1000}?)\\\)|\\\[(.{1,1000}?)\\\]", re.DOTALL)

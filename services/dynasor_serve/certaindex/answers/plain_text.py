@@ -5,6 +5,8 @@ from hashlib import blake2b
 
 MAX_FOLDED_CHARACTERS = 10_000
 
+_GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu pi rho sigma tau phi omega"
+_GREEK = dict(zip("αβγδεθλμπρστφω", _GREEK_NAMES.split(), strict=True))
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("−‐‑‒–—﹣－", "-"),
@@ -16,7 +18,6 @@ _SYMBOLS = str.maketrans(
         **dict.fromkeys("“”″", '"'),
         # Invisible: zero-width, joiners, marks of direction, byte order, soft hyphen.
         **dict.fromkeys("\u200b\u200c\u200d\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff\u00ad", None),
-        "π": r"\pi ",
         "∞": r"\infty ",
         "√": r"\sqrt ",
         "≤": r"\le ",
@@ -28,7 +29,7 @@ _SYMBOLS = str.maketrans(
         "∩": r"\cap ",
         "∈": r"\in ",
         "∅": r"\emptyset ",
-        "θ": r"\theta ",
+        **{letter: rf"\{name} " for letter, name in _GREEK.items()},
         "→": r"\to ",
         "%": "%",
         "€": "",

@@ -145,17 +145,18 @@ def _equal_in_any_order(
         return False
     if len(left) > _MOST_PARTS_IN_ANY_ORDER:
         return True if sorted(left) == sorted(right) else None
-    unpaired = list(right)
-    all_equal: Decision = True
+    left_over, unpaired = [], list(right)
     for part in left:
-        decisions = [equal(part, other) for other in unpaired]
-        if True in decisions:
-            del unpaired[decisions.index(True)]
-        elif None in decisions:
-            all_equal = None
+        partner = next((other for other in unpaired if equal(part, other)), None)
+        if partner is None:
+            left_over.append(part)
         else:
-            return False
-    return all_equal
+            unpaired.remove(partner)
+    if not left_over:
+        return True
+    may_match = [[equal(part, other) is None for other in unpaired] for part in left_over]
+    is_open = all(map(any, may_match)) and all(map(any, zip(*may_match, strict=True)))
+    return None if is_open else False
 
 
 def _once(parts: tuple[str, ...]) -> tuple[str, ...]:
