@@ -10,14 +10,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from dynasor_serve.engines.client import CallRequest, Endpoint, EngineCall, EngineClient, EngineTimeouts
 from dynasor_serve.engines.errors import EngineError, EngineReason
 from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.local.stack import ExternalOptions, LocalStack, ReplayOptions, StackOptions
 from dynasor_serve.programs.calls import CallPlan, Judge
 from dynasor_serve.programs.query import Branch, Message, Query, RewardParameters
+from dynasor_serve.rpc.channel import open_channel
 
 from fakes.fake_engine import FakeEngine, fake_engine
+from fakes.running_stack import FAST, TRACES, asking, outcome_of
 
 QUERY = Query(model="model", rule="even", messages=(Message("user", "2 + 2?"),), reward=RewardParameters(model="judge"))
 PATH = CallPlan(continuation="It is 4.", judge=Judge.MODEL, max_tokens=1)
@@ -114,3 +120,40 @@ async def test_an_endless_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
             await call.completion(lambda _: None)
 
     assert raised.value.reason is EngineReason.ENGINE_GARBAGE
+
+
+@asynccontextmanager
+async def guarded_judge(api_key: str) -> AsyncIterator[str]:
+    """The URL of a reward model that answers those with the key only."""
+
+    async def answered(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {api_key}":
+            return web.json_response({"error": {"message": "wrong key"}}, status=401)
+        if request.path == "/v1/models":
+            return web.json_response({"object": "list", "data": [{"id": "judge", "owned_by": "vllm"}]})
+        return web.json_response(answer(probs=[0.2, 0.8]))
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answered)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_local_stack_has_the_key_of_its_reward_model() -> None:
+    async with guarded_judge("secret") as url:
+        reward = ExternalOptions(url, kind=EngineKind.VLLM_CLASSIFY, api_key="secret")
+        async with (
+            LocalStack(StackOptions(ReplayOptions(TRACES, flags=FAST), reward=reward)) as stack,
+            open_channel(stack.gateway) as channel,
+        ):
+            algorithm = pb.Algorithm(type_string="best-of-n:max_samples=1")
+            query = asking("q00", algorithm=algorithm, policy=pb.Policy(rule="reward-threshold:max=0.7,detect=1"))
+            call = ReasoningServiceStub(channel).Run(pb.RunRequest(query=query), timeout=PATIENCE_SECONDS)
+            outcome = outcome_of([response.event async for response in call])
+
+    assert outcome.certaindex == pytest.approx(0.8)

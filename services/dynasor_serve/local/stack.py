@@ -82,6 +82,12 @@ class StackOptions:
     environment: Mapping[str, str] = field(default_factory=dict)  # further settings of the processes
     log_level: str = "INFO"
 
+    @property
+    def api_key(self) -> str:
+        """What foreign engines are shown, the same for all: the engine's key, else the reward model's."""
+        foreign = [each for each in (self.engine, self.reward) if isinstance(each, ExternalOptions)]
+        return next((each.api_key for each in foreign if each.api_key), "")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineEndpoint:
@@ -244,8 +250,8 @@ class LocalStack:
             if self.reward is not None:
                 workers.append(_worker(f"reward-{self.reward.model}", self.reward))
             settings["WORKERS"] = json.dumps(workers)
-        if process in ("tracker", "scheduler") and isinstance(self._options.engine, ExternalOptions):
-            settings["ENGINE_API_KEY"] = self._options.engine.api_key
+        if process in ("tracker", "scheduler") and self._options.api_key:
+            settings["ENGINE_API_KEY"] = self._options.api_key
         environment = {prefix + key: value for key, value in settings.items()}
         environment |= {key: value for key, value in self._options.environment.items() if key.startswith(prefix)}
         command = [sys.executable, "-m", f"dynasor_serve.{process}"]
