@@ -13,7 +13,7 @@ from dynasor_serve.programs.unit_tests_task import WRITE_TESTS, UnreadableTask, 
 
 MAX_TASK_BYTES = 1 << 20
 MOST_READ_BYTES = 32 << 10
-"""Of tests that are read here: 0.1 s at worst, which nobody can interrupt. Longer ones only the jail reads."""
+"""Of tests that are read here: 0.2 s at worst, which nobody can interrupt. Longer ones only the jail reads."""
 
 _LARGEST = 10_000
 

@@ -11,6 +11,7 @@ are taken from a copy, functions of the system are bound before, reports need no
 can be imported.
 """
 
+import ast
 import builtins
 import json
 import os
@@ -26,6 +27,15 @@ _CODE = "candidate.py"
 _MOST_CHARACTERS = 200  # of a failure's text
 
 
+class _Statement:
+    """One top-level statement of the tests."""
+
+    def __init__(self, node: ast.stmt, source: str, file: str) -> None:
+        self.is_test = isinstance(node, ast.Assert)
+        self.code = compile(ast.Module([node], type_ignores=[]), file, "exec", dont_inherit=True)
+        self.label = f"line {node.lineno} ({source[:_MOST_CHARACTERS]})"
+
+
 def main() -> None:
     """Do the job and end the process, whatever the candidate has left running in it."""
     job = json.loads(sys.stdin.buffer.read())
@@ -33,7 +43,7 @@ def main() -> None:
     reports = _silence()
     reader = _reader(job["reader"])
     try:
-        statements, functions = reader.tests_of(job["tests"])
+        statements, functions = _read(reader, job["tests"])
     except reader.UnreadableTask as problem:
         write(reports, f"{token} malformed {_escaped(str(problem))}\n".encode())
         return
@@ -70,6 +80,16 @@ def _reader(source: str) -> types.ModuleType:
     return reader
 
 
+def _read(reader: types.ModuleType, tests: str) -> tuple[list[_Statement], list[str]]:
+    """Return (the statements, the names of the test functions among them)."""
+    nodes, functions = reader.tests_of(tests)
+    lines = tests.splitlines()
+    try:
+        return [_Statement(node, lines[node.lineno - 1].strip(), reader.FILE) for node in nodes], functions
+    except reader.NO_PYTHON as error:
+        raise reader.no_python(error) from error
+
+
 def _loaded(code: str) -> types.ModuleType:
     """Run a candidate's own code, as an imported module and not as a script."""
     module = types.ModuleType("candidate")
@@ -80,7 +100,7 @@ def _loaded(code: str) -> types.ModuleType:
     return module
 
 
-def _run(statements: list[Any], functions: list[str], file: str, names: dict[str, Any]) -> tuple[int, int, str]:
+def _run(statements: list[_Statement], functions: list[str], file: str, names: dict[str, Any]) -> tuple[int, int, str]:
     """Return (tests passed, tests, the first failure)."""
     passed, failure = 0, ""
     tests = sum(statement.is_test for statement in statements) + len(functions)
