@@ -166,6 +166,8 @@ def _form(expression: str, *, levels: int) -> Canonical:
         return Canonical(number, decided=True)
     if wrapped := _WRAPPED_WORDS.fullmatch(expression):
         words = fold_text(wrapped.group(1))
+        if not any(character.isalpha() for character in words):
+            return _form(words.replace(" ", ""), levels=levels)
         counted = _COUNTED.fullmatch(words)
         number = number_key(counted.group(1)) if counted else None
         return Canonical(number or (_words_key(words) if words else ""), decided=True)
