@@ -1,31 +1,69 @@
-"""`dynasor bench`: what the control plane costs on this machine."""
+"""`dynasor bench`: what the control plane costs here, and what allocation policies save on recorded programs."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dynasor_serve.cli.failures import bad_input
+from dynasor_serve.cli.presentation import one_line_json
+from dynasor_serve.engines.replay.traces import TraceFormatError
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
+from dynasor_serve.local.questions.question_set import TRACES
+from dynasor_serve.simulation.allocation import AllocationSettings, study_json, study_of, study_text
+from dynasor_serve.simulation.frontier import NoPlots, draw_allocation
 
 app = typer.Typer()
+bench = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+app.add_typer(bench, name="bench")
 
 
-@app.command()
-def bench(
+@bench.callback()
+def control_plane(
+    context: typer.Context,
     queries: Annotated[int, typer.Option(min=50, help="Queries per measurement.")] = 400,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure what the four processes cost per query, per event and in latency.
 
-    Client, Redis and engine are excluded.
+    Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead.
     """
+    if context.invoked_subcommand is not None:
+        return
     report = asyncio.run(measure(queries, lambda line: None if as_json else _progress(line)))
     if not as_json:
         print(as_text(report))
     print(report.as_json())
+
+
+@bench.command()
+def batch(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILES]...", help="Recorded traces, or directories of them; the bundled ones if none."),
+    ] = None,
+    shuffles: Annotated[int, typer.Option(min=1, max=1000, help="Random orders of each vote's samples.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the shuffles.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG: accuracy against tokens over caps.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Score the paper's allocation policies and baselines over caps (arXiv 2412.20993, figure 7) on recorded programs.
+
+    What a policy must be told is fitted on one half of the questions and scored on the other, both ways round.
+    """
+    try:
+        study = study_of(files or [TRACES], AllocationSettings(shuffles=shuffles, seed=seed))
+        if plot is not None:
+            draw_allocation(study, plot)
+    except TraceFormatError as error:
+        raise bad_input(str(error), "INVALID_TRACES") from error
+    except (NoPlots, OSError) as error:
+        raise bad_input(f"--plot {plot}: {error}") from error
+    print(one_line_json(study_json(study)) if as_json else study_text(study))
 
 
 def as_text(report: BenchReport) -> str:

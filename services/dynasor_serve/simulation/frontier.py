@@ -1,14 +1,20 @@
-"""The frontier as a picture: accuracy against tokens, each rule a point, the plain smaller budget a line."""
+"""Pictures of replays: accuracy against tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynasor_serve.simulation.allocation import Point
 from dynasor_serve.simulation.replay import MEAN, Row, RunKey
-from dynasor_serve.simulation.scores import PlainBudgets
+from dynasor_serve.simulation.scores import PlainBudgets, Score, mean_accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SHARES = np.linspace(0.05, 1, 96)
 _PANEL_INCHES = (6.4, 4.4)
@@ -22,41 +28,79 @@ class NoPlots(RuntimeError):
 def draw_frontiers(rows: Sequence[Row], curves: Iterable[tuple[RunKey, PlainBudgets]], path: Path) -> None:
     """Writes a PNG with one panel per dataset and kind of program: means over runs.
 
-    Tokens are in percent of the full program's, so that runs that differ tenfold share an axis.
+    Each rule is a point with its interval, the plain smaller budget a line. Tokens are in percent of the full
+    program's, so that runs that differ tenfold share an axis.
 
     Raises:
         NoPlots: matplotlib is not installed.
         OSError: the file cannot be written; nothing is left of it.
     """
+    means = [row for row in rows if row.run == MEAN]
+    panels = list(dict.fromkeys((row.kind, row.dataset, row.source) for row in means))
+    plain = list(curves)
+    figure, all_axes = _panels([" · ".join(filter(None, (panel[1], panel[2], panel[0]))) for panel in panels])
+    for panel, axes in zip(panels, all_axes, strict=True):
+        axes.set_xlabel("tokens, % of the full program's")
+        of_panel = [budgets for key, budgets in plain if (key.kind, key.dataset, key.source) == panel]
+        axes.plot(100 * _SHARES, mean_accuracy(of_panel, _SHARES), color="0.6", label="plain smaller budget", zorder=1)
+        for row in (row for row in means if (row.kind, row.dataset, row.source) == panel):
+            _draw_score(axes, 100 - row.saved_percent, row.score, row.rule)
+        axes.legend(fontsize=6)
+    _save(figure, path)
+
+
+def draw_allocation(points: Sequence[Point], path: Path) -> None:
+    """Writes a PNG with one panel per dataset: a line per policy over its caps, and a point per rule for chains.
+
+    Raises:
+        NoPlots: matplotlib is not installed.
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    panels = list(dict.fromkeys((point.kind, point.dataset, point.source) for point in points))
+    figure, all_axes = _panels([" · ".join(filter(None, (panel[1], panel[2], panel[0]))) for panel in panels])
+    for panel, axes in zip(panels, all_axes, strict=True):
+        axes.set_xlabel("tokens per program")
+        members = [point for point in points if (point.kind, point.dataset, point.source) == panel]
+        for policy in dict.fromkeys(point.policy for point in members):
+            line = [point for point in members if point.policy == policy]
+            axes.plot(
+                [point.score.tokens for point in line],
+                [point.score.accuracy for point in line],
+                marker="o",
+                markersize=3,
+                linewidth=1.8 if policy == "even" else 1.0,
+                label=policy,
+            )
+        axes.legend(fontsize=6)
+    _save(figure, path)
+
+
+def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, which most installations do without
     except ImportError as error:
         raise NoPlots("drawing needs matplotlib: pip install 'dynasor-serve[plots]'") from error
-    means = [row for row in rows if row.run == MEAN]
-    panels = list(dict.fromkeys((row.kind, row.dataset, row.source) for row in means))
-    plain = list(curves)
-    height = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * min(_COLUMNS, len(panels)), _PANEL_INCHES[1] * height), dpi=120)
-    for number, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(height, min(_COLUMNS, len(panels)), number)
-        axes.set_title(" · ".join(filter(None, (panel[1], panel[2], panel[0]))))
-        axes.set_xlabel("tokens, % of the full program's")
+    columns = min(_COLUMNS, len(titles))
+    lines = -(-len(titles) // columns)
+    figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * lines), dpi=120)
+    all_axes = []
+    for number, title in enumerate(titles, start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        axes.set_title(title)
         axes.set_ylabel("accuracy, %")
         axes.grid(alpha=0.3)
-        of_panel = [budgets for key, budgets in plain if (key.kind, key.dataset, key.source) == panel]
-        axes.plot(100 * _SHARES, _plain_mean(of_panel), color="0.6", label="plain smaller budget", zorder=1)
-        for row in (row for row in means if (row.kind, row.dataset, row.source) == panel):
-            score = row.score
-            below, above = score.delta_points - score.delta_low, score.delta_high - score.delta_points
-            axes.errorbar(
-                100 - row.saved_percent,
-                score.accuracy,
-                yerr=[[max(0.0, below)], [max(0.0, above)]],
-                fmt="o",
-                capsize=3,
-                label=row.rule,
-            )
-        axes.legend(fontsize=6)
+        all_axes.append(axes)
+    return figure, all_axes
+
+
+def _draw_score(axes: Axes, tokens: float, score: Score, label: str) -> None:
+    below, above = score.delta_points - score.delta_low, score.delta_high - score.delta_points
+    ends = [[max(0.0, below)], [max(0.0, above)]]
+    axes.errorbar(tokens, score.accuracy, yerr=ends, fmt="o", capsize=3, label=label)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Writes the whole file or none."""
     figure.tight_layout()
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -64,13 +108,3 @@ def draw_frontiers(rows: Sequence[Row], curves: Iterable[tuple[RunKey, PlainBudg
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _plain_mean(curves: Sequence[PlainBudgets]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Mean accuracy of plain budgets over runs, at shares of each run's own full tokens."""
-    values = []
-    for budgets in curves:
-        spent, right = budgets.curve()
-        values.append(np.interp(_SHARES * spent[-1], spent, right))
-    mean: np.ndarray[tuple[int], np.dtype[np.float64]] = np.mean(values, axis=0)
-    return mean

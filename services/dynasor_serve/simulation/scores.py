@@ -184,6 +184,16 @@ class PlainBudgets:
         return list(zip(spent / self._programs, right / self._programs, strict=True))
 
 
+def mean_accuracy(plain: Sequence[PlainBudgets], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Accuracy of plain budgets in percent, mean over runs, at shares of each run's own full tokens."""
+    accuracies = []
+    for budgets in plain:
+        spent, right = budgets.curve()
+        accuracies.append(np.interp(shares * spent[-1], spent, right))
+    mean: NDArray[np.float64] = np.mean(accuracies, axis=0)
+    return mean
+
+
 def mean_score(tallies: Sequence[Tally], scores: Sequence[Score]) -> Score:
     """The mean over runs. Questions are resampled together, for all runs that have them."""
     low, high = _interval(tallies)

@@ -48,6 +48,7 @@ class Arrivals:
         labels: as in `Votes`.
         rewards: as in `Votes`; empty where a sample has none.
         tokens: of each sample.
+        rights: whether each sample is right.
         endings: of the vote after each arrival.
         ladder: of the vote with a cap of 1, 2, … samples that all run to their end.
     """
@@ -55,6 +56,7 @@ class Arrivals:
     labels: tuple[int | None, ...]
     rewards: tuple[float | None, ...]
     tokens: tuple[int, ...]
+    rights: tuple[bool, ...]
     endings: tuple[Ending, ...]
     ladder: Ladder
 
@@ -76,25 +78,28 @@ class VoteReplay:
         """
         order, spent = _finishing([ballot.tokens for ballot in started], self._width)
         arrived = [started[at] for at in order]
-        rights = self._rights(arrived, is_verifiable=is_verifiable)
-        ladder = rights if order == list(range(len(order))) else self._rights(started, is_verifiable=is_verifiable)
-        costs = accumulate(ballot.tokens for ballot in started)
+        labels = _labels(arrived)
+        rights = _rights(labels, arrived)
+        if is_verifiable:
+            endings = ladder = _so_far(rights)
+        else:
+            endings = ladder = self._endings(labels, rights)
+        if arrived != [*started]:  # a smaller budget draws those that start first, and runs them to their end
+            first_labels = _labels(started)
+            first_rights = _rights(first_labels, started)
+            ladder = _so_far(first_rights) if is_verifiable else self._endings(first_labels, first_rights)
         return Arrivals(
-            labels=_labels(arrived),
-            rewards=tuple(ballot.reward for ballot in arrived) if all(_is_judged(each) for each in arrived) else (),
+            labels=labels,
+            rewards=tuple(ballot.reward for ballot in arrived) if all(map(_is_judged, arrived)) else (),
             tokens=tuple(round(ballot.tokens) for ballot in arrived),
-            endings=tuple(map(Ending, rights, spent)),
-            ladder=tuple(map(Ending, ladder, costs)),
+            rights=rights,
+            endings=tuple(map(Ending, endings, spent)),
+            ladder=tuple(map(Ending, ladder, accumulate(ballot.tokens for ballot in started))),
         )
 
-    def _rights(self, arrived: Sequence[Ballot], *, is_verifiable: bool) -> list[bool]:
-        """Whether the vote is right after each arrival."""
-        if is_verifiable:
-            return list(accumulate((ballot.is_right for ballot in arrived), or_))
-        labels = _labels(arrived)
-        is_right: dict[int | None, bool] = {None: False}
-        for label, ballot in zip(labels, arrived, strict=True):
-            is_right.setdefault(label, ballot.is_right)
+    def _endings(self, labels: tuple[int | None, ...], rights: tuple[bool, ...]) -> list[bool]:
+        """Whether the majority is right after each arrival."""
+        is_right = {None: False, **dict(zip(labels, rights, strict=True))}
         return [is_right[leader] for leader in self._leaders_of(labels)]
 
     def _leaders_of(self, labels: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -134,6 +139,19 @@ class RuleAtVotes:
             if not tokens:
                 self._stops[evidence] = count
         return count
+
+
+def _rights(labels: tuple[int | None, ...], arrived: Sequence[Ballot]) -> tuple[bool, ...]:
+    """Whether each sample is right. Equal answers are equally right; where a recording says otherwise, as the first."""
+    is_right: dict[int | None, bool] = {None: False}
+    for label, ballot in zip(labels, arrived, strict=True):
+        is_right.setdefault(label, ballot.is_right)
+    return tuple(is_right[label] for label in labels)
+
+
+def _so_far(rights: tuple[bool, ...]) -> list[bool]:
+    """Whether one right answer has been verified after each arrival."""
+    return list(accumulate(rights, or_))
 
 
 def _is_judged(ballot: Ballot) -> bool:

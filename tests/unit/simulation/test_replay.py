@@ -113,7 +113,7 @@ def test_chains_of_one_question_may_vote(tmp_path: Path) -> None:
 
 
 def test_on_the_bundled_traces_even_saves_nothing_and_a_locked_majority_changes_nothing() -> None:
-    rows = rows_of(TRACES, rules=("even", "majority-locked"))
+    rows = rows_of(TRACES, rules=("even", "majority-locked"), shuffles=4)
     kinds = {row["kind"] for row in rows}
     assert kinds == {"votes", "chains", "trees"}
     for row in rows:
@@ -204,7 +204,8 @@ def test_a_hostile_answer_is_only_an_answer(tmp_path: Path) -> None:
 
 def test_the_frontier_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plot = tmp_path / "frontier.png"
-    monkeypatch.setattr("sys.argv", ["dynasor", "replay", str(TRACES), "--rule", "beta-posterior", "--plot", str(plot)])
+    arguments = [TRACES, "--rule", "beta-posterior", "--shuffles", 2, "--plot", plot]
+    monkeypatch.setattr("sys.argv", ["dynasor", "replay", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code

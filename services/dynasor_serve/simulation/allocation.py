@@ -1,0 +1,316 @@
+"""The paper's batch experiment on recorded programs: allocation policies over caps (arXiv 2412.20993, section 4).
+
+Its figure 7 is drawn over votes and trees: each policy at each cap, so that a line per policy shows accuracy against
+tokens. Its figure 6 is about single chains, which have no cap: each rule is one point beside the uniform budget. What a
+policy must be told is fitted per run, on the half of its questions that it is not scored on.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dynasor_serve.certaindex.labelled_runs import LabelledRun
+from dynasor_serve.certaindex.profiler import fit
+from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
+from dynasor_serve.certaindex.votes import Votes
+from dynasor_serve.engines.replay.records import ProbesRecord, SamplesRecord
+from dynasor_serve.engines.replay.traces import TraceFormatError, placed_records
+from dynasor_serve.simulation.chains import recorded_chain, replay_chain
+from dynasor_serve.simulation.outcomes import TraceUnscorable
+from dynasor_serve.simulation.replay import RunKey
+from dynasor_serve.simulation.scores import PlainBudgets, Score, Tally, mean_accuracy, mean_score
+from dynasor_serve.simulation.votes import Arrivals, Ballot, RuleAtVotes, VoteReplay, ballots_of
+
+T = TypeVar("T")
+
+_DETECT = 5  # samples, the paper's detection step for self-consistency
+_CAPS = (4, 5, 6, 8, 12, 16, 24, 32)
+
+#: Policies that are told everything beforehand: the paper's settings, and what it is compared with.
+_FIXED: Mapping[str, str] = {
+    "even": "even",
+    "static-threshold": f"static-threshold:threshold=0.7,detect={_DETECT}",
+    "5-step": "n-step-threshold:threshold=0.7,every=5",
+    "single-step": "n-step-threshold:threshold=0.7,every=1",
+    "beta-posterior": "beta-posterior:confidence=0.95",
+}
+#: Policies that the profiler fits: name in the study -> rule.
+_FITTED: Mapping[str, str] = {
+    "length": "length",
+    "static-threshold, fitted": "static-threshold",
+    "initial-curve": "initial-curve",
+    "dynamic-curve": "dynamic-curve",
+}
+#: Rules for single chains: the research code's presets, and later ones.
+_CHAIN_RULES = (
+    "consensus-window:window=8,interval=64",
+    "consensus-window:window=5,interval=64",
+    "consensus-window:window=3,interval=64",
+    "consensus-window:window=2,interval=64",
+    "consensus-window:window=8,interval=256",
+    "consensus-window:window=8,interval=512",
+    "trial-confidence:threshold=0.95,repeats=2",
+    "trial-confidence:threshold=0.99,repeats=3",
+    "trial-confidence:threshold=0.995",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationSettings:
+    """How votes are replayed: one sample at a time, in random orders."""
+
+    shuffles: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One policy at one cap, the mean over the runs of a dataset.
+
+    Attributes:
+        dataset, source, kind: what was replayed.
+        policy: its name in the study; of chains the rule.
+        cap: most samples; None for chains.
+        runs: how many the mean is over.
+        score: against the same program at the same cap.
+        saved_percent: tokens saved, the mean over runs.
+        saved_at_equal_accuracy: tokens saved, in percent, against the cheapest uniform budget that is as accurate.
+    """
+
+    dataset: str
+    source: str | None
+    kind: str
+    policy: str
+    cap: int | None
+    runs: int
+    score: Score
+    saved_percent: float
+    saved_at_equal_accuracy: float
+
+
+def study_of(files: Iterable[Path], settings: AllocationSettings) -> list[Point]:
+    """Replays all votes and chains of files under all policies.
+
+    Raises:
+        TraceFormatError: a line is no record or cannot be scored, or there is nothing to vote on.
+    """
+    votes: defaultdict[RunKey, dict[str, tuple[Ballot, ...]]] = defaultdict(dict)
+    chains: defaultdict[RunKey, list[ProbesRecord]] = defaultdict(list)
+    for place, record in placed_records(files):
+        if isinstance(record, SamplesRecord) and not record.verifiable:
+            votes[RunKey.of(record, "votes")][record.question_id] = ballots_of(record)
+        elif isinstance(record, ProbesRecord):
+            chains[RunKey.of(record, "chains")].append(record)
+            _check_scorable(record, str(place))
+    if not votes and not chains:
+        raise TraceFormatError("the files hold neither votes nor chains; give samples or probes records")
+    points: list[Point] = []
+    for group in _by_dataset(votes):
+        points.extend(_vote_points(group, settings))
+    for chain_group in _by_dataset(chains):
+        points.extend(_chain_points(chain_group))
+    return points
+
+
+def study_json(points: Sequence[Point]) -> dict[str, Any]:
+    """The study as plain values, one row per point. Accuracies in percent; tokens are means per program."""
+    return {
+        "rows": [
+            {
+                "dataset": point.dataset,
+                "source": point.source,
+                "kind": point.kind,
+                "policy": point.policy,
+                "cap": point.cap,
+                "runs": point.runs,
+                "questions": point.score.questions,
+                "accuracy": round(point.score.accuracy, 4),
+                "accuracy_full": round(point.score.accuracy_full, 4),
+                "delta_points": round(point.score.delta_points, 4),
+                "delta_low": round(point.score.delta_low, 4),
+                "delta_high": round(point.score.delta_high, 4),
+                "tokens": round(point.score.tokens, 2),
+                "tokens_full": round(point.score.tokens_full, 2),
+                "saved_percent": round(point.saved_percent, 4),
+                "saved_at_equal_accuracy_percent": round(point.saved_at_equal_accuracy, 4),
+                "equal_token_accuracy": round(point.score.equal_token_accuracy, 4),
+            }
+            for point in points
+        ]
+    }
+
+
+def study_text(points: Sequence[Point]) -> str:
+    """The study for people: each policy at the largest cap of its dataset."""
+    lines = []
+    for panel in dict.fromkeys((point.kind, point.dataset, point.source) for point in points):
+        members = [point for point in points if (point.kind, point.dataset, point.source) == panel]
+        cap = max((point.cap for point in members if point.cap is not None), default=None)
+        shown = [point for point in members if point.cap == cap]
+        first = shown[0]
+        source = f" of {first.source}" if first.source else ""
+        at = f", cap {cap}" if cap is not None else ""
+        lines.append(
+            f"{first.dataset}: {first.kind}{source}{at}; {first.score.questions} questions, mean over {first.runs} "
+            f"{'run' if first.runs == 1 else 'runs'}; full program {first.score.accuracy_full:.1f} % right"
+        )
+        wide = max(len(point.policy) for point in shown)
+        lines.append(f"  {'policy':<{wide}}{_HEADINGS}")
+        lines.extend(f"  {point.policy:<{wide}}{_cells(point)}" for point in shown)
+        lines.append("")
+    return "\n".join(lines)
+
+
+_HEADINGS = (
+    f"{'right':>9}{'change':>8}{'95 % interval':>17}{'saved':>9}{'at equal accuracy':>19}{'plain, equal tokens':>21}"
+)
+
+
+def _cells(point: Point) -> str:
+    score = point.score
+    interval = f"{score.delta_low:+.2f} … {score.delta_high:+.2f}"
+    return (
+        f"{score.accuracy:>7.1f} %{score.delta_points:>+8.2f}{interval:>17}{point.saved_percent:>7.1f} %"
+        f"{point.saved_at_equal_accuracy:>17.1f} %{score.equal_token_accuracy:>19.1f} %"
+    )
+
+
+def _vote_points(
+    runs: Sequence[tuple[RunKey, dict[str, tuple[Ballot, ...]]]], settings: AllocationSettings
+) -> Iterator[Point]:
+    most = max(len(ballots) for _, questions in runs for ballots in questions.values())
+    caps = [cap for cap in _CAPS if cap <= most] or [most]
+    plain = []
+    tallies: defaultdict[tuple[str, int], list[Tally]] = defaultdict(list)
+    for key, questions in runs:  # one after the other: shuffled votes take room
+        run = _VoteRun(key, questions, caps, settings)
+        plain.append(run.plain)
+        for policy in (*_FIXED, *_FITTED):
+            for cap in caps:
+                tallies[policy, cap].append(run.tally(policy, cap))
+    for (policy, cap), of_policy in tallies.items():
+        yield _point(runs[0][0], policy, cap, of_policy, plain)
+
+
+class _VoteRun:
+    """The votes of one run, shuffled once for all policies and caps."""
+
+    def __init__(
+        self,
+        key: RunKey,
+        questions: Mapping[str, tuple[Ballot, ...]],
+        caps: Sequence[int],
+        settings: AllocationSettings,
+    ) -> None:
+        self.plain = PlainBudgets(by_tokens=False)
+        self._arrivals: dict[int, dict[str, list[Arrivals]]] = {cap: defaultdict(list) for cap in caps}
+        replay = VoteReplay(width=1)
+        for question, ballots in questions.items():
+            generator = random.Random("/".join(map(str, (settings.seed, *key, question))))
+            for _ in range(settings.shuffles):
+                started = list(ballots)
+                generator.shuffle(started)
+                capped = {cap: replay.arrivals(started[:cap]) for cap in caps}
+                for cap, arrivals in capped.items():
+                    self._arrivals[cap][question].append(arrivals)
+                self.plain.add(capped[caps[-1]].ladder)
+
+    def tally(self, policy: str, cap: int) -> Tally:
+        """Scores a policy at a cap, each half of the questions with what the other half has taught it."""
+        tally = Tally()
+        for scored in (0, 1):
+            rule = RuleAtVotes(parse_vote_rule(self._type_string(policy, cap, taught_by=1 - scored)))
+            for question, votes in self._arrivals[cap].items():
+                if _half(question) == scored:
+                    for arrivals in votes:
+                        tally.add(question, rule.replay(arrivals))
+        return tally
+
+    def _type_string(self, policy: str, cap: int, *, taught_by: int) -> str:
+        if policy in _FIXED:
+            return _FIXED[policy]
+        taught = [
+            LabelledRun(Votes(arrivals.labels, cap, tokens=arrivals.tokens), arrivals.rights)
+            for question, votes in self._arrivals[cap].items()
+            if _half(question) == taught_by
+            for arrivals in votes[:1]
+            if len(arrivals.labels) == cap
+        ]
+        return fit(_FITTED[policy], taught, detect=min(_DETECT, cap - 1)) if taught else "even"
+
+
+def _chain_points(runs: Sequence[tuple[RunKey, list[ProbesRecord]]]) -> Iterator[Point]:
+    plain = []
+    tallies: defaultdict[str, list[Tally]] = defaultdict(list)
+    for _, records in runs:
+        budgets = PlainBudgets(by_tokens=True)
+        of_run: defaultdict[str, Tally] = defaultdict(Tally)
+        for record in records:
+            chain = recorded_chain(record)
+            budgets.add(chain.ladder())
+            for rule in map(parse_chain_rule, _CHAIN_RULES):
+                if chain.suits(rule):
+                    of_run[str(rule)].add(record.question_id, replay_chain(chain, rule).replayed)
+        plain.append(budgets)
+        for rule_string, tally in of_run.items():
+            tallies[rule_string].append(tally)
+    for rule_string, of_rule in tallies.items():
+        yield _point(runs[0][0], rule_string, None, of_rule, plain)
+
+
+def _point(key: RunKey, policy: str, cap: int | None, tallies: Sequence[Tally], plain: Sequence[PlainBudgets]) -> Point:
+    scores = [tally.score(budgets) for tally, budgets in zip(tallies, plain, strict=True)]
+    score = mean_score(tallies, scores)
+    shares = [score.tokens / budgets.curve()[0][-1] for score, budgets in zip(scores, plain, strict=True)]
+    uniform = uniform_share(plain, score.accuracy)
+    return Point(
+        dataset=key.dataset,
+        source=key.source,
+        kind=key.kind,
+        policy=policy,
+        cap=cap,
+        runs=len(tallies),
+        score=score,
+        saved_percent=sum(each.saved_percent for each in scores) / len(scores),
+        saved_at_equal_accuracy=100 * (1 - sum(shares) / len(shares) / uniform),
+    )
+
+
+def uniform_share(plain: Sequence[PlainBudgets], accuracy: float) -> float:
+    """The least share of its full tokens with which the uniform budget is as accurate, 1 where it never is.
+
+    Args:
+        plain: one curve per run.
+        accuracy: in percent, mean over runs.
+    """
+    shares = np.linspace(0.005, 1, 200)
+    mean = mean_accuracy(plain, shares)
+    reached = np.flatnonzero(mean >= accuracy - 1e-9)
+    return float(shares[reached[0]]) if len(reached) else 1.0
+
+
+def _half(question: str) -> int:
+    """The half of the questions that one belongs to, the same in every run."""
+    return zlib.crc32(question.encode()) % 2
+
+
+def _by_dataset(runs: Mapping[RunKey, T]) -> list[list[tuple[RunKey, T]]]:
+    datasets: defaultdict[tuple[str, str | None], list[tuple[RunKey, T]]] = defaultdict(list)
+    for key, of_run in runs.items():
+        datasets[key.dataset, key.source].append((key, of_run))
+    return list(datasets.values())
+
+
+def _check_scorable(record: ProbesRecord, place: str) -> None:
+    try:
+        recorded_chain(record)
+    except TraceUnscorable as error:
+        raise TraceFormatError(f"{place}: {error}") from error
