@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from dynasor_serve.gateway.follower import LogFollower
 from dynasor_serve.programs.events import (
     Accepted,
     CallFinished,
@@ -603,3 +604,34 @@ async def test_a_claim_sent_twice_after_a_lost_reply_returns_what_the_first_one_
     assert [each.query_id for each in first] == [query_id]
     assert again == first
     assert await claimed(log, number=8) == []
+
+
+# --- cancellation
+
+
+async def ask_for_ever(redis: Redis) -> None:
+    while True:
+        await redis.ping()
+
+
+async def listen_for_ever(redis: Redis) -> None:
+    await LogFollower(redis, ProgramLog(redis, final_ttl_seconds=60)).run()
+
+
+@pytest.mark.parametrize("work", [ask_for_ever, listen_for_ever])
+async def test_a_cancellation_is_heeded_at_any_moment(
+    server: RedisProcess, work: Callable[[Redis], Coroutine[None, None, None]]
+) -> None:
+    for turns in range(40):  # of the loop: while it connects, introduces itself, sends, waits
+        client = connect(server.url)
+        task = asyncio.create_task(work(client))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+        was_cancelled = task.cancelled()
+        task.cancel()
+        await asyncio.wait([task])
+        assert was_cancelled, f"cancelled after {turns} turns, it went on"
+        assert await client.ping(), "its connections are of no more use"
+        await client.aclose()

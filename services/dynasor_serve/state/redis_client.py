@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -62,13 +63,24 @@ def connect(url: str, *, timeout_seconds: float = 5.0) -> Redis:
 
 
 class _TypedSends(AbstractConnection):
-    """Says that a connection is closed in redis-py's own terms: uvloop says it with a bare `RuntimeError`."""
+    """Says that a connection is closed in redis-py's own terms, and heeds a cancellation while it sends.
+
+    uvloop says that a connection is closed with a bare `RuntimeError`. redis-py sends by `asyncio.wait_for`, which on
+    Python 3.11 swallows a cancellation where the sending is just done (github python/cpython, issue 86296): whoever
+    was to stop would go on for ever.
+    """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "redis-py runs in tasks only"
+        cancellations = task.cancelling()
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
             raise RedisConnectionError(f"Connection closed while writing to socket: {error}") from error
+        if task.cancelling() > cancellations:
+            await self.disconnect(nowait=True)  # nobody will read the reply
+            raise asyncio.CancelledError
 
 
 class _TypedTcp(_TypedSends, Connection):
