@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from itertools import chain
 from math import log, sqrt
 from typing import ClassVar, Self
 
@@ -92,6 +93,8 @@ class Rollout:
         answer: of its solution.
         tokens: completion tokens of its calls so far.
         reward: of its solution, in [0, 1]; 0 until it is judged.
+        calls: those that it waits for now.
+        unverified: calls with the paths that the verifier is to judge.
     """
 
     node: int | None
@@ -101,6 +104,8 @@ class Rollout:
     answer: str | None = None
     tokens: int = 0
     reward: float = 0.0
+    calls: tuple[Branch, ...] = ()
+    unverified: tuple[tuple[Branch, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,13 @@ class Tally:
         visits: node -> rollouts that went through it, those under way included.
         rewards: node -> the sum of their rewards, 0 for those under way.
         expanding: nodes that are being expanded.
+        children: node -> the steps that were asked for from it, in order.
     """
 
     visits: Counter[int | None] = field(default_factory=Counter)
     rewards: defaultdict[int | None, float] = field(default_factory=lambda: defaultdict(float))
     expanding: set[int | None] = field(default_factory=set)
+    children: defaultdict[int | None, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,8 @@ class Mcts(Algorithm):
     """The state of one MCTS program.
 
     With M = `rollouts` · `expansions`, no fewer than the nodes there can be, call i says node i, call M + i judges it,
-    call 2M + j completes rollout j and call 2M + `rollouts` + j judges it.
+    call 2M + j completes rollout j and call 2M + `rollouts` + j judges it. Expansion k asked for the `expansions` nodes
+    from k · `expansions` on.
     """
 
     shares_prefixes: ClassVar[bool] = True
@@ -134,6 +142,9 @@ class Mcts(Algorithm):
     tree: Tree
     reserve: Reserve  # its spender is a rollout
     rollouts: tuple[Rollout, ...] = ()
+    expanders: tuple[int, ...] = ()  # the rollout of each expansion
+    under_way: frozenset[int] = frozenset()  # rollouts
+    lost: frozenset[int] = frozenset()  # rollouts
 
     @property
     def cap(self) -> int:
@@ -144,20 +155,7 @@ class Mcts(Algorithm):
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
         if self.reserve.spender is not None:
             return (Branch(self._completion(self.reserve.spender)),)
-        calls: list[int] = []
-        for number, rollout in enumerate(self.rollouts):
-            if rollout.stage is Stage.EXPANDING:
-                for candidate in rollout.candidates:
-                    node = self.tree.nodes[candidate]
-                    if node.awaits_text:
-                        calls.append(candidate)
-                    elif node.awaits_reward and not self.tree.awaits_verifier(candidate):
-                        calls.append(self._most_nodes + candidate)
-            elif rollout.stage is Stage.COMPLETING:
-                calls.append(self._completion(number))
-            elif rollout.stage is Stage.JUDGING and not self._has_verifier:
-                calls.append(self._completion(number) + self.cap)
-        return tuple(map(Branch, calls))
+        return tuple(chain.from_iterable(self.rollouts[number].calls for number in sorted(self.under_way)))
 
     def call(self, branch: Branch) -> CallPlan:
         is_judging, is_completion, number = self._read(branch)
@@ -170,19 +168,7 @@ class Mcts(Algorithm):
         return CallPlan(continuation=self.tree.path(node), max_tokens=left)
 
     def unverified(self) -> tuple[tuple[Branch, str], ...]:
-        if not self._has_verifier:
-            return ()
-        steps = [
-            (Branch(number), self.tree.path(number))
-            for number in range(len(self.tree.nodes))
-            if self.tree.awaits_verifier(number)
-        ]
-        completions = [
-            (Branch(self._completion(number)), self._path(number))
-            for number, rollout in enumerate(self.rollouts)
-            if rollout.stage is Stage.JUDGING
-        ]
-        return (*steps, *completions)
+        return tuple(chain.from_iterable(self.rollouts[number].unverified for number in sorted(self.under_way)))
 
     # --- what has happened ---
 
@@ -195,12 +181,12 @@ class Mcts(Algorithm):
             return search.with_completion(number, evidence)
         search = self.with_tokens(self._owner(number), evidence.tokens)
         if is_judging:
-            return search.with_tree(search.tree.judged(number, evidence.reward or 0.0))
+            return search.with_node(number, search.tree.judged(number, evidence.reward or 0.0))
         if self.tree.nodes[number].is_lost:  # too late: the search has gone on without it
             return search
         tree = search.tree.said(number, evidence)
         reserve = Reserve() if tree.nodes[number].answer is not None else self.reserve
-        return replace(search, reserve=reserve).with_tree(tree)
+        return replace(search, reserve=reserve).with_node(number, tree)
 
     def rewarded(self, event: Rewarded) -> Self:
         is_judging, is_completion, number = self._read(event.branch)
@@ -208,7 +194,9 @@ class Mcts(Algorithm):
             return self
         if is_completion:
             return self.with_judged(number, event.reward)
-        return self.with_tree(self.tree.judged(number, event.reward)) if self.tree.awaits_verifier(number) else self
+        if not self.tree.awaits_verifier(number):
+            return self
+        return self.with_node(number, self.tree.judged(number, event.reward))
 
     def given_up(self, branch: Branch) -> Self:
         is_judging, is_completion, number = self._read(branch)
@@ -217,7 +205,7 @@ class Mcts(Algorithm):
                 return self.with_judged(number, 0.0)
             reserve = self.reserve.settled(number, is_answered=False)
             return replace(self, reserve=reserve).with_stage(number, Stage.LOST).advanced()
-        return self.with_tree(self.tree.judged(number, 0.0) if is_judging else self.tree.lost(number))
+        return self.with_node(number, self.tree.judged(number, 0.0) if is_judging else self.tree.lost(number))
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, judged=self.judged.compared(event))
@@ -232,8 +220,7 @@ class Mcts(Algorithm):
                 search = search.with_judged(number, 0.0)
         progress = {
             number: (rollout.stage is Stage.COMPLETING, search.tree.tokens(rollout.node), -number)
-            for number, rollout in enumerate(search.rollouts)
-            if rollout.stage.is_under_way
+            for number, rollout in ((number, search.rollouts[number]) for number in search.under_way)
         }
         if not progress:
             return None
@@ -276,7 +263,7 @@ class Mcts(Algorithm):
         if not judged:
             return None
         mean = sum(judged) / len(judged)
-        begun = sum(max(0.0, mean - rollout.tokens) for rollout in self.rollouts if rollout.stage.is_under_way)
+        begun = sum(max(0.0, mean - self.rollouts[number].tokens) for number in self.under_way)
         return tokens + begun + mean * (self.cap - len(self.rollouts))
 
     # --- numbers ---
@@ -298,7 +285,7 @@ class Mcts(Algorithm):
 
     def _owner(self, candidate: int) -> int:
         """The rollout whose expansion asked for a node."""
-        return next(number for number, rollout in enumerate(self.rollouts) if candidate in rollout.candidates)
+        return self.expanders[candidate // self.parameters.expansions]
 
     @property
     def _has_verifier(self) -> bool:
@@ -307,7 +294,7 @@ class Mcts(Algorithm):
     @property
     def _reachable(self) -> int:
         """Rollouts that are judged or may still be."""
-        return self.cap - sum(rollout.stage is Stage.LOST for rollout in self.rollouts)
+        return self.cap - len(self.lost)
 
     def _path(self, rollout: int) -> str:
         """The text of a rollout's solution."""
@@ -315,18 +302,59 @@ class Mcts(Algorithm):
 
     # --- steps ---
 
-    def _with(self, number: int, rollout: Rollout) -> Self:
-        return replace(self, rollouts=(*self.rollouts[:number], rollout, *self.rollouts[number + 1 :]))
+    def with_rollout(self, number: int, rollout: Rollout) -> Self:
+        """With a rollout as it is now, new ones included. What it waits for is found here: it is asked for often."""
+        calls, unverified = self._awaited(number, rollout)
+        known = replace(rollout, calls=calls, unverified=unverified)
+        this = frozenset((number,))
+        return replace(
+            self,
+            rollouts=(*self.rollouts[:number], known, *self.rollouts[number + 1 :]),
+            under_way=self.under_way | this if rollout.stage.is_under_way else self.under_way - this,
+            lost=self.lost | this if rollout.stage is Stage.LOST else self.lost,
+        )
+
+    def _awaited(self, number: int, rollout: Rollout) -> tuple[tuple[Branch, ...], tuple[tuple[Branch, str], ...]]:
+        completion = Branch(self._completion(number))
+        match rollout.stage:
+            case Stage.EXPANDING:
+                return self._awaited_of(rollout.candidates)
+            case Stage.COMPLETING:
+                return (completion,), ()
+            case Stage.JUDGING if self._has_verifier:
+                return (), ((completion, self.tree.path(rollout.node) + rollout.text),)
+            case Stage.JUDGING:
+                return (Branch(completion + self.cap),), ()
+            case _:
+                return (), ()
+
+    def _awaited_of(self, candidates: tuple[int, ...]) -> tuple[tuple[Branch, ...], tuple[tuple[Branch, str], ...]]:
+        calls, unverified = [], []
+        for candidate in candidates:
+            node = self.tree.nodes[candidate]
+            if node.awaits_text:
+                calls.append(Branch(candidate))
+            elif self.tree.awaits_verifier(candidate):
+                unverified.append((Branch(candidate), self.tree.path(candidate)))
+            elif node.awaits_reward:
+                calls.append(Branch(self._most_nodes + candidate))
+        return tuple(calls), tuple(unverified)
 
     def with_tokens(self, number: int, tokens: int) -> Self:
         rollout = self.rollouts[number]
-        return self._with(number, replace(rollout, tokens=rollout.tokens + tokens))
+        return self.with_rollout(number, replace(rollout, tokens=rollout.tokens + tokens))
 
     def with_stage(self, number: int, stage: Stage) -> Self:
-        return self._with(number, replace(self.rollouts[number], stage=stage))
+        return self.with_rollout(number, replace(self.rollouts[number], stage=stage))
 
-    def with_tree(self, tree: Tree) -> Self:
-        return replace(self, tree=tree).advanced()
+    def with_node(self, number: int, tree: Tree) -> Self:
+        """With a candidate as it is now in the tree; the last one that is known ends its expansion."""
+        owner = self._owner(number)
+        rollout = self.rollouts[owner]
+        search = replace(self, tree=tree).with_rollout(owner, rollout)
+        if rollout.stage is Stage.EXPANDING and all(tree.nodes[each].is_known for each in rollout.candidates):
+            search = search.gone_on(owner)
+        return search.advanced()
 
     def with_completion(self, number: int, evidence: CallFinished) -> Self:
         """Takes the end of a solution. One that was cut off without an answer is none: its reward is 0, unasked."""
@@ -336,7 +364,7 @@ class Mcts(Algorithm):
         text = step_text(evidence)
         answer, ended = solution(self._path(number) + text, evidence, self.tree.shape)
         reserve = self.reserve.settled(number, is_answered=answer is not None)
-        search = self._with(number, replace(rollout, text=text, answer=answer, stage=Stage.JUDGING))
+        search = self.with_rollout(number, replace(rollout, text=text, answer=answer, stage=Stage.JUDGING))
         search = replace(search, reserve=reserve)
         return search if ended else search.with_judged(number, 0.0)
 
@@ -349,23 +377,23 @@ class Mcts(Algorithm):
 
     def settled(self, number: int, rollout: Rollout, reward: float) -> Self:
         """Ends a rollout."""
-        search = self._with(number, replace(rollout, stage=Stage.JUDGED, reward=reward))
+        search = self.with_rollout(number, replace(rollout, stage=Stage.JUDGED, reward=reward))
         return replace(search, judged=self.judged.with_judged(number, rollout.answer, reward))
 
     def advanced(self) -> Self:
-        """Goes on from expansions that are over, then starts as many rollouts as there is room for."""
+        """Starts as many rollouts as there is room for."""
         search = self
-        for number, rollout in enumerate(self.rollouts):
-            nodes = [self.tree.nodes[candidate] for candidate in rollout.candidates]
-            if rollout.stage is Stage.EXPANDING and not any(node.awaits_text or node.awaits_reward for node in nodes):
-                search = search.gone_on(number)
-        while len(search.rollouts) < self.cap:
-            under_way = sum(rollout.stage.is_under_way for rollout in search.rollouts)
+        while search.has_room:
             tally = search.tally()
-            if under_way >= self.parameters.width or not search.is_open(None, tally):
+            if not search.is_open(None, tally):
                 break
             search = search.begun(tally)
         return search
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another rollout may begin."""
+        return len(self.rollouts) < self.cap and len(self.under_way) < self.parameters.width
 
     def gone_on(self, number: int) -> Self:
         """A rollout's candidates are known: it goes on to the best of them, or is lost where there is none."""
@@ -384,12 +412,11 @@ class Mcts(Algorithm):
             children = self._open_children(node, tally)
             if not children:
                 candidates = range(len(self.tree.nodes), len(self.tree.nodes) + self.parameters.expansions)
-                rollout = Rollout(node, Stage.EXPANDING, tuple(candidates))
                 tree = self.tree.grown(node, self.parameters.expansions)
-                return replace(self, tree=tree, rollouts=(*self.rollouts, rollout))
+                search = replace(self, tree=tree, expanders=(*self.expanders, number))
+                return search.with_rollout(number, Rollout(node, Stage.EXPANDING, tuple(candidates)))
             node = self._best([child for child in children if self.is_open(child, tally)], node, tally)
-        search = replace(self, rollouts=(*self.rollouts, Rollout(node, Stage.COMPLETING)))
-        return search.placed(number, node)
+        return self.with_rollout(number, Rollout(node, Stage.COMPLETING)).placed(number, node)
 
     def cut_short(self, number: int) -> Self:
         """A rollout goes on to the end from the best candidate that is known now, or from where it expands."""
@@ -407,7 +434,7 @@ class Mcts(Algorithm):
         rollout = replace(self.rollouts[number], node=node, stage=Stage.COMPLETING)
         chosen = None if node is None else self.tree.nodes[node]
         if chosen is None or not chosen.is_complete or chosen.reward is None:
-            return self._with(number, rollout)
+            return self.with_rollout(number, rollout)
         return self.settled(number, replace(rollout, answer=chosen.answer), chosen.reward)
 
     # --- selection ---
@@ -415,6 +442,9 @@ class Mcts(Algorithm):
     def tally(self) -> Tally:
         """Counts the rollouts."""
         tally = Tally()
+        for expansion in range(len(self.expanders)):
+            first = expansion * self.parameters.expansions
+            tally.children[self.tree.nodes[first].parent] += range(first, first + self.parameters.expansions)
         for rollout in self.rollouts:
             if rollout.stage is Stage.LOST:
                 continue
@@ -434,10 +464,11 @@ class Mcts(Algorithm):
 
     def _open_children(self, node: int | None, tally: Tally) -> list[int]:
         """The steps from a node that another rollout may take: all but the complete ones that one has taken."""
+        steps = ((number, self.tree.nodes[number]) for number in tally.children[node])
         return [
             number
-            for number, child in enumerate(self.tree.nodes)
-            if child.parent == node and child.reward is not None and not (child.is_complete and tally.visits[number])
+            for number, step in steps
+            if step.reward is not None and not (step.is_complete and tally.visits[number])
         ]
 
     def is_open(self, node: int | None, tally: Tally) -> bool:

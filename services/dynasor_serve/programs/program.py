@@ -32,6 +32,7 @@ from dynasor_serve.programs.events import (
     Rewarded,
     StopReason,
 )
+from dynasor_serve.programs.growing import GrowingSet
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.query import Branch, Query
 from dynasor_serve.programs.registry import parse_algorithm
@@ -67,8 +68,10 @@ class Program:
     text_characters: int = 0  # of all texts in its log
     failures: Mapping[Branch, int] = field(default_factory=dict)  # branch -> attempts that failed
     abandoned: frozenset[Branch] = frozenset()
-    seen: frozenset[tuple[Branch, str]] = frozenset()  # calls that have ended, as (branch, attempt)
-    counted: frozenset[Branch] = frozenset()  # branches whose evidence counts
+    seen: GrowingSet[tuple[Branch, str]] = field(
+        default_factory=GrowingSet
+    )  # calls that have ended, as (branch, attempt)
+    counted: GrowingSet[Branch] = field(default_factory=GrowingSet)  # branches whose evidence counts
     positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
     probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
     rewarded: frozenset[Branch] = frozenset()  # branches that the verifier has judged
@@ -248,7 +251,9 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:
         return program
-    program = replace(program, seen=program.seen | {call}, text_characters=program.text_characters + len(event.text))
+    program = replace(
+        program, seen=program.seen.with_item(call), text_characters=program.text_characters + len(event.text)
+    )
     ledger = program.ledger
     if event.branch in program.counted:  # a second attempt of a branch that has its evidence
         return replace(program, ledger=ledger.with_lost(event.tokens, event.prompt_tokens))
@@ -258,7 +263,7 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
         replace(
             program,
             algorithm=program.algorithm.observe(event),
-            counted=program.counted | {event.branch},
+            counted=program.counted.with_item(event.branch),
             abandoned=program.abandoned - {event.branch},
             ledger=ledger.with_finished(event.tokens, event.prompt_tokens, event.cached_prompt_tokens),
             finished_tokens=program.finished_tokens + event.tokens,
@@ -271,7 +276,7 @@ def _fold_cancelled(program: Program, event: CallCancelled) -> Program:
     if call in program.seen:
         return program
     ledger = program.ledger.with_cancelled(event.tokens, event.prompt_tokens)
-    return replace(program, seen=program.seen | {call}, ledger=ledger)
+    return replace(program, seen=program.seen.with_item(call), ledger=ledger)
 
 
 def _fold_checkpointed(program: Program, event: Checkpointed) -> Program:
@@ -323,7 +328,7 @@ def _fold_failed(program: Program, event: CallFailed) -> Program:
         return program
     program = replace(
         program,
-        seen=program.seen | {call},
+        seen=program.seen.with_item(call),
         ledger=program.ledger.with_lost(event.tokens, event.prompt_tokens),
         last_error=event.error,
     )

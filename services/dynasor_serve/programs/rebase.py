@@ -14,8 +14,8 @@ nor a comparison of answers holds anything up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import exp, floor, fsum
 from typing import ClassVar, Self
 
@@ -60,6 +60,7 @@ class RebaseParameters(AlgorithmParameters):
             judged=JudgedPaths.start(query.answer_type),
             tree=Tree(shape).grown(None, self.width),
             frontier=tuple(range(self.width)),
+            unsaid=frozenset(range(self.width)),
             reserve=Reserve.of(query),
         )
 
@@ -79,7 +80,11 @@ class Rebase(Algorithm):
     judged: JudgedPaths  # complete paths; a path's number is that of its last node
     tree: Tree
     frontier: tuple[int, ...]  # the nodes of the depth that is being said
+    unsaid: frozenset[int]  # those of them that are still to be said
     reserve: Reserve  # its spender is the last node of a path
+    unjudged: frozenset[int] = frozenset()  # nodes that a call is to judge
+    unverified_paths: Mapping[int, str] = field(default_factory=dict)  # node that the verifier is to judge -> its path
+    lost: int = 0  # paths that were given up
 
     @property
     def cap(self) -> int:
@@ -91,12 +96,8 @@ class Rebase(Algorithm):
         """Judging first: it is short, and the next depth waits for it."""
         if self.reserve.spender is not None:
             return (self._call_to_the_end(self.reserve.spender),)
-        judging = [
-            Branch(self._most_nodes + number)
-            for number, node in enumerate(self.tree.nodes)
-            if node.awaits_reward and not self.tree.awaits_verifier(number)
-        ]
-        return (*judging, *map(Branch, self.unsaid))
+        judging = [Branch(self._most_nodes + number) for number in sorted(self.unjudged)]
+        return (*judging, *map(Branch, sorted(self.unsaid)))
 
     def call(self, branch: Branch) -> CallPlan:
         purpose, number = divmod(branch, self._most_nodes)
@@ -105,10 +106,7 @@ class Rebase(Algorithm):
         return self.tree.step_call(number, to_the_end=purpose == _TO_THE_END or self._is_last(number))
 
     def unverified(self) -> tuple[tuple[Branch, str], ...]:
-        numbers = range(len(self.tree.nodes))
-        return tuple(
-            (Branch(number), self.tree.path(number)) for number in numbers if self.tree.awaits_verifier(number)
-        )
+        return tuple((Branch(number), path) for number, path in self.unverified_paths.items())
 
     # --- what has happened ---
 
@@ -123,7 +121,7 @@ class Rebase(Algorithm):
             return self
         tree = self.tree.said(number, evidence, to_the_end=to_the_end)
         reserve = self.reserve.settled(number, is_answered=tree.nodes[number].answer is not None)
-        return replace(self, tree=tree, reserve=reserve).with_complete(number).advanced()
+        return replace(self, tree=tree, reserve=reserve).with_said(number).advanced()
 
     def rewarded(self, event: Rewarded) -> Self:
         return self.with_reward(event.branch, event.reward) if self.tree.awaits_verifier(event.branch) else self
@@ -132,8 +130,15 @@ class Rebase(Algorithm):
         purpose, number = divmod(branch, self._most_nodes)
         if purpose == _JUDGING:
             return self.with_reward(number, 0.0)
-        reserve = self.reserve.settled(number, is_answered=False)
-        return replace(self, tree=self.tree.lost(number), reserve=reserve).advanced()
+        if not self.tree.nodes[number].awaits_text:
+            return self
+        return replace(
+            self,
+            tree=self.tree.lost(number),
+            unsaid=self.unsaid - {number},
+            lost=self.lost + 1,
+            reserve=self.reserve.settled(number, is_answered=False),
+        ).advanced()
 
     def compared(self, event: AnswersCompared) -> Self:
         return replace(self, judged=self.judged.compared(event))
@@ -144,7 +149,7 @@ class Rebase(Algorithm):
             return None
         search = self
         if not search.unsaid:  # the next depth waits for rewards; those that are missing count as 0
-            for number in self.frontier:
+            for number in self.unjudged:
                 if not self.tree.nodes[number].is_complete:
                     search = search.with_reward(number, 0.0)
         rewards = {number: search.tree.reward(search.tree.nodes[number].parent) for number in search.unsaid}
@@ -204,12 +209,7 @@ class Rebase(Algorithm):
     @property
     def _reachable(self) -> int:
         """Paths that are complete or may still be."""
-        return self.cap - sum(node.is_lost for node in self.tree.nodes)
-
-    @property
-    def unsaid(self) -> list[int]:
-        """The steps that are being said."""
-        return [number for number in self.frontier if self.tree.nodes[number].awaits_text]
+        return self.cap - self.lost
 
     def _call_to_the_end(self, number: int) -> Branch:
         """The call that says all that is left of a path. For a last step that is the call that may run already."""
@@ -229,7 +229,22 @@ class Rebase(Algorithm):
         """Takes a node's reward; the first holds."""
         if not self.tree.nodes[number].awaits_reward:
             return self
-        return replace(self, tree=self.tree.judged(number, reward)).with_complete(number).advanced()
+        judged = replace(
+            self,
+            tree=self.tree.judged(number, reward),
+            unjudged=self.unjudged - {number},
+            unverified_paths={other: path for other, path in self.unverified_paths.items() if other != number},
+        )
+        return judged.with_complete(number).advanced()
+
+    def with_said(self, number: int) -> Self:
+        """Has a node judged that was said, where it is not already."""
+        said = replace(self, unsaid=self.unsaid - {number})
+        if self.tree.awaits_verifier(number):
+            return replace(said, unverified_paths={**self.unverified_paths, number: self.tree.path(number)})
+        if self.tree.nodes[number].awaits_reward:
+            return replace(said, unjudged=self.unjudged | {number})
+        return said.with_complete(number)
 
     def with_complete(self, number: int) -> Self:
         """Counts the path that ends at a node, if it is complete and judged."""
@@ -240,18 +255,19 @@ class Rebase(Algorithm):
 
     def advanced(self) -> Self:
         """Grows the next depth once the shares of this one are known."""
-        nodes = [(number, self.tree.nodes[number]) for number in self.frontier]
-        if any(node.awaits_text for _, node in nodes):
+        if self.unsaid or not all(self.tree.nodes[number].is_complete for number in self.unjudged):
             return self
-        live = [(number, node.reward) for number, node in nodes if not (node.is_lost or node.is_complete)]
-        rewards = [reward for _, reward in live if reward is not None]
-        if not live or len(rewards) < len(live):
+        nodes = [(number, self.tree.nodes[number]) for number in self.frontier]
+        live = [number for number, node in nodes if not (node.is_lost or node.is_complete)]
+        if not live:
             return self
         tree, first = self.tree, len(self.tree.nodes)
+        rewards = [tree.reward(number) for number in live]
         # The width that is left is the number of paths that go on: each depth has handed out all that it had.
-        for (number, _), children in zip(live, shares(rewards, len(live), self.parameters.balance), strict=True):
+        for number, children in zip(live, shares(rewards, len(live), self.parameters.balance), strict=True):
             tree = tree.grown(number, children)
-        return replace(self, tree=tree, frontier=tuple(range(first, len(tree.nodes))))
+        frontier = range(first, len(tree.nodes))
+        return replace(self, tree=tree, frontier=tuple(frontier), unsaid=frozenset(frontier))
 
 
 def shares(rewards: Sequence[float], width: int, balance: float) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ no steps left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from dynasor_serve.certaindex.answers import AnswerType, extract_announced
 from dynasor_serve.programs.budget import tokens_of_one
 from dynasor_serve.programs.calls import CallPlan
 from dynasor_serve.programs.events import CallFinished
+from dynasor_serve.programs.growing import GrowingList
 from dynasor_serve.programs.query import InvalidQuery, Query, RewardParameters, RewardSource
 from dynasor_serve.programs.rewards import reward_call
 
@@ -102,13 +103,18 @@ class Node:
         """Whether it is said and still to be judged."""
         return self.text is not None and self.reward is None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing more will be heard of it."""
+        return not (self.awaits_text or self.awaits_reward)
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """Nodes in the order that they were asked for; a node's place is its number. The root, the query, is None."""
 
     shape: TreeShape
-    nodes: tuple[Node, ...] = ()
+    nodes: GrowingList[Node] = field(default_factory=GrowingList)
 
     def path(self, number: int | None) -> str:
         """The text from the root to the end of a node that is said."""
@@ -170,7 +176,7 @@ class Tree:
     def grown(self, parent: int | None, count: int) -> Self:
         """Adds children that are still to be said."""
         depth = 1 if parent is None else self.nodes[parent].depth + 1
-        return replace(self, nodes=(*self.nodes, *(Node(parent, depth) for _ in range(count))))
+        return replace(self, nodes=self.nodes.extended((Node(parent, depth),) * count))
 
     def said(self, number: int, evidence: CallFinished, *, to_the_end: bool = False) -> Self:
         """Takes a node's text. A path that was cut off without an answer is no solution: its reward is 0, unasked."""
@@ -202,7 +208,7 @@ class Tree:
         return self._with(number, replace(node, is_lost=True)) if node.awaits_text else self
 
     def _with(self, number: int, node: Node) -> Self:
-        return replace(self, nodes=(*self.nodes[:number], node, *self.nodes[number + 1 :]))
+        return replace(self, nodes=self.nodes.replaced(number, node))
 
 
 def step_text(evidence: CallFinished) -> str:

@@ -93,7 +93,7 @@ def test_the_next_depth_starts_once_the_last_step_that_goes_on_is_judged() -> No
     grown = program(*events, judged(M + 2, 0.0), algorithm=algorithm)
 
     assert directive(grown).wanted == (4, 5, 6, 7)
-    assert [node.parent for node in state(grown).tree.nodes[4:]] == [0, 0, 1, 2]  # 2, 1, 0.5, 0.5
+    assert [node.parent for node in state(grown).tree.nodes][4:] == [0, 0, 1, 2]  # 2, 1, 0.5, 0.5
     plan = grown.algorithm.call(Branch(5))
     assert (plan.continuation, plan.max_tokens, plan.stop, plan.keeps_stop) == ("Step 0.\n\n", 50, ("\n\n",), True)
 
@@ -144,7 +144,7 @@ def test_judging_that_fails_for_good_counts_as_no_reward() -> None:
     here = program(*events, algorithm=algorithm)
 
     assert directive(here).wanted == (2, 3)
-    assert [node.parent for node in state(here).tree.nodes[2:]] == [0, 0]
+    assert [node.parent for node in state(here).tree.nodes][2:] == [0, 0]
 
 
 def test_a_verifier_judges_solutions_and_the_model_the_steps() -> None:

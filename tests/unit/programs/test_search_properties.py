@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynasor_serve.programs.best_of_n import BestOfN
-from dynasor_serve.programs.events import CancelRequested, Phase, StopReason
+from dynasor_serve.programs.events import CancelRequested, Phase, Rewarded, StopReason
+from dynasor_serve.programs.growing import GrowingList
 from dynasor_serve.programs.mcts import Mcts
-from dynasor_serve.programs.program import Program, directive, fold_log
+from dynasor_serve.programs.program import Program, accept, directive, fold, fold_log
 from dynasor_serve.programs.query import RewardSource
 from dynasor_serve.programs.rebase import Rebase
+from dynasor_serve.programs.tree import Node
 from unit.programs.lives import Life, Table, asked, live
 
 VOTE_RULES = [
@@ -179,3 +182,37 @@ def test_best_of_n_keeps_to_its_width(algorithm: str, source: RewardSource, tabl
     assert life.most_at_once <= algorithm_state.parameters.width
     drawn = {branch for branch in life.asked if branch < algorithm_state.cap}
     assert len(drawn) == algorithm_state.cap
+
+
+@pytest.mark.parametrize("source", list(RewardSource))
+@pytest.mark.parametrize("algorithm", ["rebase:width=32,max_depth=20,step_tokens=1", "mcts:rollouts=40,step_tokens=1"])
+def test_no_arrival_looks_through_the_whole_tree(
+    algorithm: str, source: RewardSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees have tens of thousands of nodes, and the tracker's loop is everybody's."""
+    looked_at = 0
+    get = GrowingList.__getitem__
+
+    def counted(nodes: GrowingList[Node], place: int) -> Node:
+        nonlocal looked_at
+        looked_at += 1
+        return get(nodes, place)
+
+    def refused(nodes: GrowingList[Node]) -> Iterator[Node]:
+        raise AssertionError(f"all {len(nodes)} nodes are read")
+
+    monkeypatch.setattr(GrowingList, "__getitem__", counted)
+    monkeypatch.setattr(GrowingList, "__iter__", refused)
+    program = accept(asked(algorithm, source=source, max_tokens=100_000))
+    table, chance = Table(ends=0.05), random.Random(0)
+    events = 0
+    while program.stop is None:
+        now = directive(program)
+        if now.wanted:
+            branch = chance.choice(now.wanted)
+            program = fold(program, table.event(branch, program.algorithm.call(branch), "1.1"))
+        else:
+            program = fold(program, Rewarded(now.verify[0][0], chance.random()))
+        events += 1
+    assert events > 200
+    assert looked_at / events < 60, "a path of 20 nodes is read for its text"
