@@ -27,6 +27,7 @@ MODULES = {
     "bench": "bench",
     "algorithms": "algorithms",
     "replay": "replay",
+    "profile": "profile",
     "rules": "rules",
     "version": "version",
 }

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dynasor_serve.certaindex.labelled_runs import LabelledRun
+from dynasor_serve.certaindex.labelled_runs import ProfileError, LabelledRun
 from dynasor_serve.certaindex.profiler import fit
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
 from dynasor_serve.certaindex.votes import Votes
@@ -118,6 +118,38 @@ def study_of(files: Iterable[Path], settings: AllocationSettings) -> list[Point]
     for chain_group in _by_dataset(chains):
         points.extend(_chain_points(chain_group))
     return points
+
+
+def labelled_votes(files: Iterable[Path], *, cap: int | None = None, seed: int = 0) -> list[LabelledRun]:
+    """Reads recorded votes as the profiler takes them: one program per question and run, its samples shuffled once.
+
+    Args:
+        files: of the trace format, or directories of them; what is no vote, or is verifiable, is left out.
+        cap: samples of each; questions that have fewer are left out. None takes the fewest that a question has.
+        seed: of the shuffles.
+
+    Raises:
+        TraceFormatError: a line is no record.
+        ProfileError: no question has as many samples.
+    """
+    votes = []
+    for _, record in placed_records(files):
+        if isinstance(record, SamplesRecord) and not record.verifiable:
+            started = list(ballots_of(record))
+            key = RunKey.of(record, "votes")
+            random.Random("/".join(map(str, (seed, *key, record.question_id)))).shuffle(started)
+            votes.append(started)
+    most = cap or min(map(len, votes), default=0)
+    replay = VoteReplay(width=1)
+    runs = [_labelled(replay.arrivals(started[:most])) for started in votes if most and len(started) >= most]
+    if not runs:
+        raise ProfileError(f"no recorded vote has {most or 'any'} samples; give samples records, or a smaller cap")
+    return runs
+
+
+def _labelled(arrivals: Arrivals) -> LabelledRun:
+    votes = Votes(arrivals.labels, len(arrivals.labels), rewards=arrivals.rewards, tokens=arrivals.tokens)
+    return LabelledRun(votes, arrivals.rights)
 
 
 def study_json(points: Sequence[Point]) -> dict[str, Any]:
@@ -238,7 +270,7 @@ class _VoteRun:
         if policy in _FIXED:
             return _FIXED[policy]
         taught = [
-            LabelledRun(Votes(arrivals.labels, cap, tokens=arrivals.tokens), arrivals.rights)
+            _labelled(arrivals)
             for question, votes in self._arrivals[cap].items()
             if _half(question) == taught_by
             for arrivals in votes[:1]
