@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,18 +23,20 @@ from dynasor_serve.programs.events import (
     ProgramError,
 )
 from dynasor_serve.programs.ledger import Ledger
-from dynasor_serve.programs.program import fold_log
+from dynasor_serve.programs.program import Program, fold_log
 from dynasor_serve.programs.query import Branch, Query
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
 from dynasor_serve.state.records import decode
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
 from dynasor_serve.tracker.equality import EqualityLink
 from dynasor_serve.tracker.gang import GangTools
 from dynasor_serve.tracker.grants import SchedulerLink
-from dynasor_serve.tracker.journal import Fenced, Journal
+from dynasor_serve.tracker.holdings import Holdings
+from dynasor_serve.tracker.journal import Fenced, Journal, program_of
 from dynasor_serve.tracker.verification import VerifierLink
 
 from fakes.redis_process import RedisProcess, running_redis
@@ -80,7 +85,24 @@ async def journal_of(log: ProgramLog, tracker: str = "one", lease_ms: int = LEAS
 
 
 def journal(log: ProgramLog, claim: Claim, tracker: str) -> Journal:
-    return Journal(claim, log, tracker=tracker, metrics=Metrics("tracker"))
+    return Journal(claim, program_of(claim), log, tracker=tracker, metrics=Metrics("tracker"))
+
+
+@asynccontextmanager
+async def tools_of(log: ProgramLog, tracker: str = "one") -> AsyncIterator[DriverTools]:
+    """What drivers work with, where neither a scheduler nor an evaluator answers."""
+    nobody, metrics = "127.0.0.1:1", Metrics("tracker")
+    engines, scheduler = EngineClient(EngineTimeouts()), SchedulerLink(tracker, (nobody,))
+    yield DriverTools(
+        tracker=tracker,
+        log=log,
+        scheduler=scheduler,
+        equality=EqualityLink(nobody),
+        verifier=VerifierLink(nobody),
+        metrics=metrics,
+        gang=GangTools(engines, scheduler, metrics, 1.0, max_text_characters=1, max_program_characters=1),
+    )
+    await engines.close()
 
 
 def evidence(branch: int, tokens: int = 10) -> CallFinished:
@@ -157,16 +179,12 @@ async def test_what_an_earlier_release_booked_is_known_from_the_log(log: Program
 
 async def test_what_the_verdict_cancelled_is_lost_with_a_final_record_that_was_never_written(log: ProgramLog) -> None:
     await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", NOW_MS), "", AMPLE)
-    scheduler, metrics = SchedulerLink("one", ("127.0.0.1:1",)), Metrics("tracker")
-    engines = EngineClient(EngineTimeouts())
-    gang = GangTools(engines, scheduler, metrics, 1.0, max_text_characters=1, max_program_characters=1)
-    equality, verifier = EqualityLink("127.0.0.1:1"), VerifierLink("127.0.0.1:1")
-    tools = DriverTools("one", log, scheduler, equality, verifier, metrics, gang)
-    driver = ProgramDriver(await claim_of(log, "one"), tools, on_end=lambda _: None)
-    driver.gang.closed.append((7, 100))
+    claim = await claim_of(log, "one")
+    async with tools_of(log) as tools:
+        driver = ProgramDriver(claim, program_of(claim), tools, on_end=lambda _: None)
+        driver.gang.closed.append((7, 100))
 
-    await log.release(SHARD, "one", [driver.abandon()])
-    await engines.close()
+        await log.release(SHARD, "one", [driver.abandon()])
 
     assert lost_in(await claim_of(log, "two")) == 7
 
@@ -218,3 +236,61 @@ async def test_ten_thousand_records_become_durable_with_the_final_one(log: Progr
     first, *lines = notice["data"].split(b"\n")[1:]
     assert (int(first), [decode(line) for line in lines]) == (2, written[2:])
     await subscription.aclose()
+
+
+# --- programs with long logs, as they are taken over
+
+
+class TellingLog(ProgramLog):
+    """Tells when a claim's answer is there.
+
+    Attributes:
+        claims: programs that were claimed.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis, final_ttl_seconds=60)
+        self.claims: asyncio.Queue[Claim] = asyncio.Queue()
+
+    async def claim(self, *args: Any, **fields: Any) -> list[Claim]:
+        claims = await super().claim(*args, **fields)
+        for claim in claims:
+            self.claims.put_nowait(claim)
+        return claims
+
+
+async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_heard(
+    redis: Redis, log: ProgramLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def folded_for_long(claim: Claim) -> Program:
+        may_end.wait(timeout=5)
+        return program_of(claim)
+
+    monkeypatch.setattr("dynasor_serve.tracker.holdings.program_of", folded_for_long)
+    await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
+    telling = TellingLog(redis)
+    async with tools_of(telling, "two") as tools:
+        holdings = Holdings(
+            redis,
+            telling,
+            tools,
+            tools.metrics,
+            process="p1",
+            address=lambda: "",
+            max_programs=8,
+            lease_seconds=60.0,  # so that no renewal tells of the cancel within the test
+            claim_interval_seconds=1.0,
+        )
+        running = asyncio.create_task(holdings.run())
+        claim = await telling.claims.get()
+        assert holdings.driver(claim.query_id) is None, "the loop stood still until the log was folded"
+        await log.cancel(claim.query_id, "enough", NOW_MS)
+        await asyncio.sleep(0.2)  # until it is heard
+        may_end.set()
+        async with asyncio.timeout(8.0):
+            while not isinstance((await log.read(claim.query_id, -1))[0].event, Finished):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

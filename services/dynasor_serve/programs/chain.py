@@ -56,12 +56,10 @@ class Chain:
 
     shape: ChainShape
     clusters: AnswerClusters  # of the probes' answers
-    text: str = ""
-    position: int = 0  # tokens of the text
-    positions: tuple[int, ...] = ()  # of each probe
+    trials: Trials  # the evidence of its rule: one per probe
     answers: tuple[str | None, ...] = ()  # of each probe, as read
-    confidences: tuple[float | None, ...] = ()
-    hesitant: tuple[bool, ...] = ()
+    parts: tuple[str, ...] = ()  # of its text, see `_joined`
+    position: int = 0  # tokens of the text
     settled: Verdict | None = None  # the rule's, once it stops the chain
     is_cut: bool = False  # the thinking ended for want of tokens
     is_complete: bool = False  # nothing more is asked of the engine
@@ -70,7 +68,13 @@ class Chain:
 
     @classmethod
     def start(cls, shape: ChainShape, answer_type: AnswerType) -> Self:
-        return cls(shape=shape, clusters=AnswerClusters.empty(answer_type))
+        trials = Trials(labels=(), positions=(), confidences=(), hesitant=(), limit=shape.max_tokens)
+        return cls(shape=shape, clusters=AnswerClusters.empty(answer_type), trials=trials)
+
+    @property
+    def text(self) -> str:
+        """What it has said."""
+        return "".join(self.parts)
 
     @property
     def is_thinking(self) -> bool:
@@ -88,21 +92,9 @@ class Chain:
         return f"{self.position} tokens of thinking{', cut off' if self.is_cut else ''}"
 
     @property
-    def trials(self) -> Trials:
-        """The evidence of its rule."""
-        return Trials(
-            labels=self.clusters.labels,
-            positions=self.positions,
-            confidences=self.confidences,
-            hesitant=self.hesitant,
-            undecided=self.clusters.undecided,
-            limit=self.shape.max_tokens,
-        )
-
-    @property
     def trial_answer(self) -> str | None:
         """The answer of the last probe that counts; None where none does."""
-        pairs = zip(reversed(self.answers), reversed(self.hesitant), reversed(self.clusters.labels), strict=True)
+        pairs = zip(reversed(self.answers), reversed(self.trials.hesitant), reversed(self.clusters.labels), strict=True)
         return next((answer for answer, hesitates, label in pairs if label is not None and not hesitates), None)
 
     @property
@@ -143,31 +135,36 @@ class Chain:
     def checkpointed(self, event: Checkpointed) -> Self:
         """Takes more of its text."""
         lowest = _lower(self.lowest_confidence, event.confidence)
-        return replace(self, text=self.text + event.text, position=event.position, lowest_confidence=lowest)
+        return replace(self, parts=_joined(self.parts, event.text), position=event.position, lowest_confidence=lowest)
 
     def probed(self, event: Probed) -> Self:
         """Takes a probe's reply; one that comes after the end of the thinking changes nothing."""
         if not self.is_thinking:
             return self
-        return replace(
-            self,
-            clusters=self.clusters.add(event.answer),
-            positions=(*self.positions, event.position),
-            answers=(*self.answers, event.answer),
-            confidences=(*self.confidences, event.confidence),
-            hesitant=(*self.hesitant, event.is_hesitant),
-        ).judged()
+        clusters, trials = self.clusters.add(event.answer), self.trials
+        trials = replace(
+            trials,
+            labels=clusters.labels,
+            positions=(*trials.positions, event.position),
+            confidences=(*trials.confidences, event.confidence),
+            hesitant=(*trials.hesitant, event.is_hesitant),
+            undecided=clusters.undecided,
+        )
+        return replace(self, clusters=clusters, trials=trials, answers=(*self.answers, event.answer)).judged()
 
     def compared(self, event: AnswersCompared) -> Self:
         """Takes the evaluator's decisions."""
         clusters = self.clusters.decided(event.equal, event.unequal)
-        return self if clusters is self.clusters else replace(self, clusters=clusters).judged()
+        if clusters is self.clusters:
+            return self
+        trials = replace(self.trials, labels=clusters.labels, undecided=clusters.undecided)
+        return replace(self, clusters=clusters, trials=trials).judged()
 
     def finished(self, event: CallFinished) -> Self:
         """Takes the end of its thinking."""
         thought = replace(
             self,
-            text=self.text + event.text,
+            parts=_joined(self.parts, event.text),
             position=self.position + event.tokens,
             lowest_confidence=_lower(self.lowest_confidence, event.confidence),
         )
@@ -179,7 +176,7 @@ class Chain:
         """Takes the end of its conclusion. What the rule settled stands, whatever the prose says."""
         turn = self.concluding_call().turn()
         answer = self.trial_answer if self.settled else event.answer or self.trial_answer
-        return replace(self, text=turn + event.text, is_complete=True, answer=answer)
+        return replace(self, parts=(turn, event.text), is_complete=True, answer=answer)
 
     def cut(self) -> Self:
         """Ends the thinking where it is, for want of tokens."""
@@ -200,6 +197,16 @@ class Chain:
         if self.shape.writes_prose and self.shape.answer_tokens:
             return settled
         return replace(settled, is_complete=True, answer=self.trial_answer)
+
+
+def _joined(parts: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """A text with more behind it, in parts that are each more than twice as long as the next.
+
+    So a character is copied once for each doubling of what follows it, not once for each checkpoint.
+    """
+    while parts and len(parts[-1]) <= 2 * len(text):
+        parts, text = parts[:-1], parts[-1] + text
+    return (*parts, text)
 
 
 def _lower(first: float | None, second: float | None) -> float | None:

@@ -60,11 +60,13 @@ class DriverTools:
 class ProgramDriver:
     """Owns one claimed program until it is final, fenced or released."""
 
-    def __init__(self, claim: Claim, tools: DriverTools, on_end: Callable[[ProgramDriver], None]) -> None:
-        """Raises `CorruptRecord`, `InvalidRule` or `ValueError` where the log cannot be folded."""
+    def __init__(
+        self, claim: Claim, program: Program, tools: DriverTools, on_end: Callable[[ProgramDriver], None]
+    ) -> None:
+        """Builds the driver of a claim whose log makes `program` (`journal.program_of`)."""
         self.query_id: QueryId = claim.query_id
         self.is_over = False
-        self._journal = Journal(claim, tools.log, tracker=tools.tracker, metrics=tools.metrics)
+        self._journal = Journal(claim, program, tools.log, tracker=tools.tracker, metrics=tools.metrics)
         self.gang = Gang(
             claim.query_id,
             claim.epoch,

@@ -31,6 +31,7 @@ from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.calls import GrantedCall, RunningCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
+from dynasor_serve.tracker.journal import program_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Holdings:
         self._to_claim_with_room: set[Shard] = set()  # the same, found while `max_programs` were held
         self._claims: defaultdict[Shard, int] = defaultdict(int)  # shard -> claims whose answer has been heard
         self._wakeup = asyncio.Event()
+        self._unheard: set[QueryId] = set()  # noticed since the latest claim, while no driver was there to hear of it
         self._claiming = asyncio.Lock()  # held while claimed programs are on their way
         self._is_draining = False
         self._emptied = asyncio.Event()
@@ -155,6 +157,7 @@ class Holdings:
                     self._to_claim_with_room.add(shard)
                     return
                 asked = asyncio.get_running_loop().time()
+                self._unheard.clear()
                 claims = await self._log.claim(
                     shard,
                     tracker=self._tools.tracker,
@@ -177,7 +180,8 @@ class Holdings:
                 return
             former.abandon()  # its lease had ended and came back to us
         try:
-            driver = ProgramDriver(claim, self._tools, self._forget)
+            # Beside the loop, which goes on to renew leases and to read streams: a long log takes a second.
+            program = await asyncio.to_thread(program_of, claim)
         except NewerRecord as error:
             # Its lease lapses: a tracker of the release that wrote it goes on.
             logger.warning("a program is of a newer release", extra={"query_id": claim.query_id, "cause": str(error)})
@@ -185,9 +189,11 @@ class Holdings:
         except (CorruptRecord, InvalidRule, ValueError) as error:
             await self._fail_unreadable(claim, error)
             return
-        self._drivers[claim.query_id] = driver
+        driver = self._drivers[claim.query_id] = ProgramDriver(claim, program, self._tools, self._forget)
         driver.hold_until(held_until)
         driver.start()
+        if claim.query_id in self._unheard:
+            driver.catch_up()
 
     async def _fail_unreadable(self, claim: Claim, error: Exception) -> None:
         """Ends a program whose log this tracker cannot fold, where at least its first record can be read."""
@@ -250,6 +256,8 @@ class Holdings:
                         if driver is not None:
                             driver.catch_up()
                         else:
+                            if self._claiming.locked():  # it may be among those that are on their way
+                                self._unheard.add(query_id)
                             self._to_claim.add(channels[message["channel"].decode()])
                             self._wakeup.set()
             except RedisError as error:
