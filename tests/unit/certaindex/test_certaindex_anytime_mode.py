@@ -137,7 +137,7 @@ DISTRIBUTIONS = {
 def certified(probabilities: tuple[float, ...], alpha: float) -> list[int]:
     """The answers certified in programs that look after each draw and stop at the first certificate."""
     draws = np.random.default_rng(7).choice(len(probabilities), size=(PROGRAMS, DRAWS), p=probabilities)
-    answers = []
+    answers: list[int] = []
     for labels in draws.tolist():
         looks = (mode_evidence(labels[:count]) for count in range(1, DRAWS + 1))
         answers += islice((leader for leader, found in looks if leader is not None and found >= -log(alpha)), 1)

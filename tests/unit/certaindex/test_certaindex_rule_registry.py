@@ -38,6 +38,11 @@ from dynasor_serve.certaindex.votes import Votes
         ("anytime-mode", "anytime-mode:confidence=0.95"),
         ("unanimous-window", "unanimous-window:window=3"),
         ("length:tokens=900", "length:tokens=900,detect=5"),
+        (
+            "initial-curve: curve = 0.5 / 8 ; 1/5",
+            "initial-curve:detect=5,curve=0.5/8;1.0/5",
+        ),
+        ("dynamic-curve:curve=.5/8", "dynamic-curve:curve=0.5/8"),
         ("m-of-n", "m-of-n:m=4"),
         ("reward-threshold:mean=0.4", "reward-threshold:max=0.0,mean=0.4,detect=3"),
         ("reward-threshold:max=1,detect=16", "reward-threshold:max=1.0,mean=0.0,detect=16"),

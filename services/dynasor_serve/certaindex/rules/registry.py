@@ -14,7 +14,9 @@ from dynasor_serve.certaindex.rules.beta_posterior import BetaPosterior
 from dynasor_serve.certaindex.rules.confidence_prune import ConfidencePrune
 from dynasor_serve.certaindex.rules.conjunction import SEPARATOR, ChainConjunction, VoteConjunction
 from dynasor_serve.certaindex.rules.consensus_window import ConsensusWindow
+from dynasor_serve.certaindex.rules.dynamic_curve import DynamicCurve
 from dynasor_serve.certaindex.rules.even import Even
+from dynasor_serve.certaindex.rules.initial_curve import InitialCurve
 from dynasor_serve.certaindex.rules.length import Length
 from dynasor_serve.certaindex.rules.m_of_n import MOfN
 from dynasor_serve.certaindex.rules.majority_locked import MajorityLocked
@@ -40,6 +42,8 @@ _BUILT_IN: tuple[type[Rule], ...] = (
     Length,
     StaticThreshold,
     NStepThreshold,
+    InitialCurve,
+    DynamicCurve,
     BetaPosterior,
     AnytimeMode,
     UnanimousWindow,
