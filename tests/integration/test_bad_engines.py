@@ -17,6 +17,7 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.local.ports import free_port
+from dynasor_serve.local.stack import ReplayReward
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.rpc.errors import reason_of
 
@@ -235,3 +236,20 @@ async def test_a_query_whose_engine_stays_down_ends_at_its_deadline_and_says_why
         assert final.outcome.error.reason == "DEADLINE_EXCEEDED"
         assert final.outcome.error.retryable
         assert "last error: the engine at" in final.outcome.error.message
+
+
+async def test_a_reward_model_that_never_answers_is_given_up_in_time() -> None:
+    environment = {
+        **IMPATIENT,
+        "DYNASOR_TRACKER_ENGINE_STALL_SECONDS": "60",
+        "DYNASOR_TRACKER_ENGINE_REPLY_SECONDS": "0.2",
+    }
+    reward = ReplayReward((SYNTHETIC_VOTES,), flags=("--fault", "hang:1"))
+    algorithm = pb.Algorithm(type_string="best-of-n:max_samples=1")
+    async with running_stack(environment=environment, reward=reward) as slow:
+        events = await slow.run(asking("q00", algorithm=algorithm))
+
+    failures = [event.call_failed.error for event in events if event.HasField("call_failed")]
+    assert {failure.reason for failure in failures} == {"ENGINE_HUNG"}
+    assert all("within 0.2 s" in failure.message for failure in failures)
+    assert final_of(events).phase == pb.QUERY_PHASE_SUCCEEDED, "what cannot be judged counts as nothing"

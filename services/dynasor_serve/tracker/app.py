@@ -35,7 +35,11 @@ class TrackerApp:
         self._redis = connect(settings.redis_url)
         log = ProgramLog(self._redis, final_ttl_seconds=settings.final_ttl_seconds)
         self._engines = EngineClient(
-            EngineTimeouts(settings.engine_connect_seconds, settings.engine_stall_seconds),
+            EngineTimeouts(
+                connect=settings.engine_connect_seconds,
+                stall=settings.engine_stall_seconds,
+                reply=settings.engine_reply_seconds,
+            ),
             settings.engine_api_key.get_secret_value(),
         )
         self._scheduler = SchedulerLink(settings.name, settings.schedulers)

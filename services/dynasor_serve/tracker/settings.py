@@ -41,6 +41,11 @@ class TrackerSettings(StatefulSettings):
         gt=0,
         description="An engine that sends nothing for so long hangs. Covers its queue and a long prefill.",
     )
+    engine_reply_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest wait for the end of what is not streamed: a reward, a rendered prompt.",
+    )
     retry_base_seconds: float = Field(
         default=0.2, gt=0, description="Mean wait before a branch's second attempt; doubles."
     )
