@@ -173,6 +173,7 @@ async def test_rewards_that_cannot_be_had_count_as_nothing(misjudged_stack: Runn
     assert outcome.answer
     reasons = {event.call_failed.error.reason for event in events if event.HasField("call_failed")}
     assert "REWARD_INVALID" in reasons
+    assert "could not be judged and got reward 0" in outcome.stop_detail
 
     async def is_quiet() -> bool:
         return await misjudged_stack.calls_in_engine() == 0

@@ -154,7 +154,7 @@ async def test_refusals_are_final(reason: Reason) -> None:
         await asyncio.sleep(0.5)
 
     error = ProgramError("VERIFIER_REFUSED", "the verifier game24 refuses: what is wrong")
-    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: what is wrong", error)]
+    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: what is wrong", error, is_judged=False)]
     assert len(evaluator.asked) == 1
 
 
@@ -204,7 +204,7 @@ async def test_what_is_never_reached_has_no_reward_in_the_end() -> None:
         link.ask(program, "game24", TASK, branches(RIGHT))
         await told(program, 1)
 
-    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: its turn did not come in time")]
+    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: its turn did not come in time", is_judged=False)]
     assert len(evaluator.asked) > 1
 
 
@@ -229,7 +229,7 @@ async def test_requests_are_kept_within_the_evaluators_bounds() -> None:
 
     assert all(len(each.candidates) <= 256 and each.ByteSize() < 9 << 20 for each in evaluator.asked)
     assert program.rewards == {**dict.fromkeys(range(320), 1.0), 320: 0.0}
-    assert Rewarded(Branch(320), 0.0, "not verified: it is longer than 1 MiB") in program.told
+    assert Rewarded(Branch(320), 0.0, "not verified: it is longer than 1 MiB", is_judged=False) in program.told
 
 
 async def test_an_evaluator_of_an_older_release_refuses() -> None:
@@ -242,7 +242,7 @@ async def test_an_evaluator_of_an_older_release_refuses() -> None:
     await server.stop(0)
 
     error = ProgramError("VERIFIER_REFUSED", "the verifier game24 refuses: Method not found!")
-    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: Method not found!", error)]
+    assert program.told == [Rewarded(Branch(0), 0.0, "not verified: Method not found!", error, is_judged=False)]
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ class Aggregate:
     answer: str | None
     text: str
     votes: tuple[tuple[str | None, int], ...]
+    is_judged: bool = True  # False where paths are judged, and this one's turn did not come
 
 
 class Algorithm(ABC):

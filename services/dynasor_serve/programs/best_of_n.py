@@ -158,7 +158,7 @@ class BestOfN(Algorithm):
             return Aggregate(chosen.answer, self.samples[chosen.path].text, votes)
         answered = next((sample for sample in self.samples.values() if sample.answer is not None), None)
         if answered is not None:  # stopped before it was judged
-            return Aggregate(answered.answer, answered.text, votes)
+            return Aggregate(answered.answer, answered.text, votes, is_judged=False)
         return Aggregate(None, self.samples[chosen.path].text if chosen else "", votes)
 
     def remaining(self, abandoned: Abandoned) -> int:

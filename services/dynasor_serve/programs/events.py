@@ -120,12 +120,13 @@ class CallCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """A verifier has judged a branch, or will judge none of the query's."""
+    """A verifier has judged a branch, was given up about it, or will judge none of the query's."""
 
     branch: Branch
     reward: float  # in [0, 1]
     detail: str = ""
     error: ProgramError | None = None  # set where it refuses the query; an earlier release reads the reward, 0
+    is_judged: bool = True  # whether the reward is the verifier's; the detail says why not
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,10 +248,10 @@ class Mcts(Algorithm):
             return Aggregate(chosen.answer, self._path(chosen.path), votes)
         for number, rollout in enumerate(self.rollouts):  # stopped before a path with an answer was judged
             if rollout.answer is not None:
-                return Aggregate(rollout.answer, self._path(number), votes)
+                return Aggregate(rollout.answer, self._path(number), votes, is_judged=False)
         for number, node in enumerate(self.tree.nodes):
             if node.answer is not None:
-                return Aggregate(node.answer, self.tree.path(number), votes)
+                return Aggregate(node.answer, self.tree.path(number), votes, is_judged=False)
         return Aggregate(None, self._path(chosen.path) if chosen else "", votes)
 
     def remaining(self, abandoned: Abandoned) -> int:

@@ -7,11 +7,11 @@ traces and the simulator run the same code, and any tracker can take a program o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from dynasor_serve.certaindex.verdict import VerdictKind
-from dynasor_serve.programs.algorithm import Algorithm, Assessment
+from dynasor_serve.programs.algorithm import Aggregate, Algorithm, Assessment
 from dynasor_serve.programs.events import (
     Accepted,
     AnswersCompared,
@@ -75,6 +75,7 @@ class Program:
     positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
     probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
     rewarded: frozenset[Branch] = frozenset()  # branches that the verifier has judged
+    unjudged: tuple[str, ...] = ()  # why paths count as reward 0 that nobody could judge, in order
     stop: Stop | None = None
     last_error: ProgramError | None = None
     outcome: Outcome | None = None
@@ -197,7 +198,9 @@ def finish(program: Program, now_ms: int) -> Finished:
         Outcome(
             phase=phase,
             stop_reason=StopReason.FAILED if phase is Phase.FAILED else program.stop.reason,
-            stop_detail=program.stop.detail,
+            stop_detail="; ".join(
+                (program.stop.detail, *(_remarks(program, aggregate) if phase is Phase.SUCCEEDED else ()))
+            ),
             rule=program.query.rule,
             answer=aggregate.answer,
             text=aggregate.text,
@@ -318,6 +321,8 @@ def _fold_rewarded(program: Program, event: Rewarded) -> Program:
         return program
     if event.error is not None:  # the verifier would refuse the other branches alike
         return _stopped(replace(program, last_error=event.error), StopReason.FAILED, event.error.message)
+    if not event.is_judged:
+        program = replace(program, unjudged=(*program.unjudged, event.detail))
     algorithm = program.algorithm.rewarded(event)
     return _reassessed(replace(program, rewarded=program.rewarded | {event.branch}, algorithm=algorithm))
 
@@ -342,6 +347,8 @@ def _fold_failed(program: Program, event: CallFailed) -> Program:
         # The engine refused the query itself: the other branches would be refused alike.
         return _stopped(program, StopReason.FAILED, event.error.message)
     if event.branch not in program.abandoned:
+        if program.algorithm.call(event.branch).judge is not None:
+            program = replace(program, unjudged=(*program.unjudged, event.error.message))
         algorithm = program.algorithm.given_up(event.branch)
         program = replace(program, algorithm=algorithm, abandoned=program.abandoned | {event.branch})
     return _reassessed(program)
@@ -373,6 +380,15 @@ def _out_of_budget(program: Program, tokens: int) -> Program:
         return _reassessed(replace(program, algorithm=hastened))
     detail = f"{tokens} of {program.query.max_tokens} budgeted tokens are generated"
     return _stopped(program, StopReason.STOP_BUDGET, detail)
+
+
+def _remarks(program: Program, aggregate: Aggregate) -> Iterator[str]:
+    """What is to be known of how the answer was chosen."""
+    if aggregate.answer is not None and not aggregate.is_judged:
+        yield "the answer was not judged"
+    if program.unjudged:
+        count = len(program.unjudged)
+        yield f"{count} path{'s' * (count > 1)} could not be judged and got reward 0; last: {program.unjudged[-1]}"
 
 
 def _final_phase(program: Program, answer: str | None) -> tuple[Phase, ProgramError | None]:

@@ -179,7 +179,7 @@ class Rebase(Algorithm):
             nodes = enumerate(self.tree.nodes)
             unjudged = next((number for number, node in nodes if node.answer is not None), None)
             if unjudged is not None:
-                return Aggregate(self.tree.nodes[unjudged].answer, self.tree.path(unjudged), votes)
+                return Aggregate(self.tree.nodes[unjudged].answer, self.tree.path(unjudged), votes, is_judged=False)
         if chosen is None:
             return Aggregate(None, "", votes)
         return Aggregate(chosen.answer, self.tree.path(chosen.path), votes)

@@ -115,4 +115,4 @@ class VerifierLink(EvaluatorLink[Asker, _Candidate, Rewarded]):
 def _unverified(candidate: _Candidate, why: str, *, is_refused: bool = False) -> Rewarded:
     message = f"the verifier {candidate.verifier} refuses: {why}"
     error = ProgramError("VERIFIER_REFUSED", message) if is_refused else None
-    return Rewarded(candidate.branch, 0.0, f"not verified: {why}", error)
+    return Rewarded(candidate.branch, 0.0, f"not verified: {why}", error, is_judged=False)

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.certaindex.rules.rule import InvalidRule
-from dynasor_serve.programs.events import AnswersCompared
+from dynasor_serve.programs.events import AnswersCompared, BudgetReached, Rewarded
 from dynasor_serve.programs.judged_paths import Chosen, JudgedPaths, parse_rule_over_paths
+from dynasor_serve.programs.program import finish, fold_log
+from dynasor_serve.programs.query import Branch, RewardSource
+from unit.programs.lives import BROKEN_OFF, NOW_MS, asked, given_up, judged, said
 
 Paths = list[tuple[str | None, float]]
 
@@ -84,3 +87,50 @@ def test_the_winning_weight_does_not_depend_on_the_order(paths: Paths) -> None:
 def test_a_rule_that_prunes_running_samples_is_refused() -> None:
     with pytest.raises(InvalidRule, match="self-consistency"):
         parse_rule_over_paths("confidence-prune")
+
+
+# --- what the outcome says of paths that nobody could judge
+
+JUDGING = {"best-of-n:max_samples=2,width=2": (2, 3), "rebase:width=2,step_tokens=50,max_depth=3": (6, 7)}
+
+
+@pytest.mark.parametrize("algorithm", JUDGING)
+def test_the_outcome_says_how_many_paths_could_not_be_judged_and_why(algorithm: str) -> None:
+    first, second = JUDGING[algorithm]
+    said_both = [said(0, "It is \\boxed{1}.", "1"), said(1, "It is \\boxed{2}.", "2")]
+    judged_one = fold_log([asked(algorithm), *said_both, *given_up(first), judged(second, 0.5)])
+    outcome = finish(judged_one, NOW_MS).outcome
+    assert outcome.answer == "2"
+    assert "1 path could not be judged and got reward 0" in outcome.stop_detail
+    assert outcome.stop_detail.endswith(f"last: {BROKEN_OFF.message}")
+
+    judged_none = fold_log([asked(algorithm), *said_both, *given_up(first), *given_up(second)])
+    assert "2 paths could not be judged" in finish(judged_none, NOW_MS).outcome.stop_detail
+
+    all_judged = fold_log([asked(algorithm), *said_both, judged(first, 0.0), judged(second, 0.5)])
+    assert "judged" not in finish(all_judged, NOW_MS).outcome.stop_detail, "a reward of 0 is one"
+
+
+def test_a_lost_sample_is_no_judgement() -> None:
+    events = [*given_up(0), said(1, "It is 2.", "2"), judged(3, 0.5)]
+    outcome = finish(fold_log([asked("best-of-n:max_samples=2,width=2"), *events]), NOW_MS).outcome
+    assert "judged" not in outcome.stop_detail
+
+
+def test_a_verifier_that_is_silent_is_told_of() -> None:
+    first = asked("best-of-n:max_samples=2,width=2", source=RewardSource.VERIFIER)
+    silent = Rewarded(Branch(0), 0.0, "not verified: the evaluator does not answer", is_judged=False)
+    wrong = Rewarded(Branch(1), 0.0, "12 is not 24")
+    here = fold_log([first, said(0, "It is 1.", "1"), said(1, "It is 2.", "2"), silent, wrong])
+    detail = finish(here, NOW_MS).outcome.stop_detail
+    assert detail.endswith("; 1 path could not be judged and got reward 0; last: " + silent.detail)
+
+
+@pytest.mark.parametrize("algorithm", ["best-of-n", "rebase", "mcts:expansions=1"])
+def test_an_answer_that_is_not_judged_is_told_of(algorithm: str) -> None:
+    here = fold_log(
+        [asked(algorithm, max_tokens=400, budget=1000), said(0, "It is \\boxed{1}.", "1"), BudgetReached(1000)]
+    )
+    outcome = finish(here, NOW_MS).outcome
+    assert outcome.answer == "1"
+    assert outcome.stop_detail.endswith("; the answer was not judged")
