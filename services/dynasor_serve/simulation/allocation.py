@@ -1,7 +1,8 @@
 """The paper's batch experiment on recorded programs: allocation policies over caps (arXiv 2412.20993, section 4).
 
-Its figure 7 is drawn over votes and trees: each policy at each cap, so that a line per policy shows accuracy against
-tokens. Its figure 6 is about single chains, which have no cap: each rule is one point beside the uniform budget. What a
+Its figure 7 is drawn over votes: each policy at each cap, so that a line per policy shows accuracy against tokens. Its
+figure 6 is about single chains, which have no cap: each rule is one point beside the uniform budget, and so it is for
+recorded trees. A verifiable vote has one policy: it ends at its first verified answer. What a
 policy must be told is fitted per run, on the half of its questions that it is not scored on.
 """
 
@@ -13,23 +14,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from dynasor_serve.certaindex.labelled_runs import ProfileError, LabelledRun
+from dynasor_serve.certaindex.labelled_runs import LabelledRun, ProfileError
 from dynasor_serve.certaindex.profiler import fit
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
 from dynasor_serve.certaindex.votes import Votes
-from dynasor_serve.engines.replay.records import ProbesRecord, SamplesRecord
-from dynasor_serve.engines.replay.traces import TraceFormatError, placed_records
-from dynasor_serve.simulation.chains import recorded_chain, replay_chain
-from dynasor_serve.simulation.outcomes import TraceUnscorable
+from dynasor_serve.engines.replay.records import ProbesRecord, Record, SamplesRecord, StepsRecord
+from dynasor_serve.engines.replay.traces import Place, TraceFormatError, placed_records
+from dynasor_serve.simulation.chains import RecordedChain, recorded_chain, replay_chain
+from dynasor_serve.simulation.outcomes import Ladder, Replayed, TraceUnscorable
 from dynasor_serve.simulation.replay import RunKey
 from dynasor_serve.simulation.scores import PlainBudgets, Score, Tally, mean_accuracy, mean_score
+from dynasor_serve.simulation.trees import RecordedTree
 from dynasor_serve.simulation.votes import Arrivals, Ballot, RuleAtVotes, VoteReplay, ballots_of
-
-T = TypeVar("T")
 
 _DETECT = 5  # samples, the paper's detection step for self-consistency
 _CAPS = (4, 5, 6, 8, 12, 16, 24, 32)
@@ -61,6 +61,16 @@ _CHAIN_RULES = (
     "trial-confidence:threshold=0.99,repeats=3",
     "trial-confidence:threshold=0.995",
 )
+
+
+#: Rules for trees: answers that agree, a path that is judged well, and both.
+_TREE_RULES = (
+    "even",
+    "static-threshold:threshold=0.85,detect=3",
+    "reward-threshold:max=0.99,detect=1",
+    "static-threshold:threshold=0.75,detect=3 & reward-threshold:max=0.5,detect=3",
+)
+_VERIFIED = "first verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +107,24 @@ class Point:
 
 
 def study_of(files: Iterable[Path], settings: AllocationSettings) -> list[Point]:
-    """Replays all votes and chains of files under all policies.
+    """Replays all records of files under all policies.
 
     Raises:
-        TraceFormatError: a line is no record or cannot be scored, or there is nothing to vote on.
+        TraceFormatError: a line is no record or cannot be scored, or there is none.
     """
-    votes: defaultdict[RunKey, dict[str, tuple[Ballot, ...]]] = defaultdict(dict)
-    chains: defaultdict[RunKey, list[ProbesRecord]] = defaultdict(list)
+    runs: defaultdict[RunKey, list[_Recorded]] = defaultdict(list)
     for place, record in placed_records(files):
-        if isinstance(record, SamplesRecord) and not record.verifiable:
-            votes[RunKey.of(record, "votes")][record.question_id] = ballots_of(record)
-        elif isinstance(record, ProbesRecord):
-            chains[RunKey.of(record, "chains")].append(record)
-            _check_scorable(record, str(place))
-    if not votes and not chains:
-        raise TraceFormatError("the files hold neither votes nor chains; give samples or probes records")
+        key, recorded = _recorded(record, place)
+        runs[key].append(recorded)
+    if not runs:
+        raise TraceFormatError("the files hold no record; give recorded traces, one JSON object per line")
     points: list[Point] = []
-    for group in _by_dataset(votes):
-        points.extend(_vote_points(group, settings))
-    for chain_group in _by_dataset(chains):
-        points.extend(_chain_points(chain_group))
+    for group in _by_dataset(runs):
+        votes = [(key, [each for each in of_run if isinstance(each, _Vote)]) for key, of_run in group]
+        if votes[0][1]:
+            points.extend(_vote_points(votes, settings))
+        else:
+            points.extend(_single_points(group))
     return points
 
 
@@ -215,17 +223,76 @@ def _cells(point: Point) -> str:
     )
 
 
-def _vote_points(
-    runs: Sequence[tuple[RunKey, dict[str, tuple[Ballot, ...]]]], settings: AllocationSettings
-) -> Iterator[Point]:
-    most = max(len(ballots) for _, questions in runs for ballots in questions.values())
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """A recorded vote."""
+
+    question_id: str
+    ballots: tuple[Ballot, ...]
+    is_verifiable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A recorded chain under every rule that suits it."""
+
+    question_id: str
+    chain: RecordedChain
+
+    @property
+    def plain(self) -> Ladder:
+        return self.chain.ladder()
+
+    def replayed(self) -> Iterator[tuple[str, Replayed]]:
+        for rule in _CHAIN_RULES:
+            parsed = parse_chain_rule(rule)
+            if self.chain.suits(parsed):
+                yield rule, replay_chain(self.chain, parsed).replayed
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A recorded tree under every rule."""
+
+    question_id: str
+    tree: RecordedTree
+
+    @property
+    def plain(self) -> Ladder:
+        return self.tree.ladder()
+
+    def replayed(self) -> Iterator[tuple[str, Replayed]]:
+        for rule in _TREE_RULES:
+            yield rule, self.tree.replay(parse_vote_rule(rule))
+
+
+_Recorded = _Vote | _Chain | _Tree
+
+
+def _recorded(record: Record, place: Place) -> tuple[RunKey, _Recorded]:
+    try:
+        match record:
+            case SamplesRecord():
+                vote = _Vote(record.question_id, ballots_of(record), record.verifiable)
+                return RunKey.of(record, "votes"), vote
+            case ProbesRecord():
+                return RunKey.of(record, "chains"), _Chain(record.question_id, recorded_chain(record))
+            case StepsRecord():
+                return RunKey.of(record, "trees"), _Tree(record.question_id, RecordedTree(record))
+    except TraceUnscorable as error:
+        raise TraceFormatError(f"{place}: {error}") from error
+
+
+def _vote_points(runs: Sequence[tuple[RunKey, Sequence[_Vote]]], settings: AllocationSettings) -> Iterator[Point]:
+    most = max(len(vote.ballots) for _, votes in runs for vote in votes)
     caps = [cap for cap in _CAPS if cap <= most] or [most]
     plain = []
     tallies: defaultdict[tuple[str, int], list[Tally]] = defaultdict(list)
-    for key, questions in runs:  # one after the other: shuffled votes take room
-        run = _VoteRun(key, questions, caps, settings)
+    is_verifiable = runs[0][1][0].is_verifiable
+    for key, votes in runs:  # one after the other: shuffled votes take room
+        run = _VoteRun(key, votes, caps, settings)
         plain.append(run.plain)
-        for policy in (*_FIXED, *_FITTED):
+        for policy in ("even", _VERIFIED) if is_verifiable else (*_FIXED, *_FITTED):
             for cap in caps:
                 tallies[policy, cap].append(run.tally(policy, cap))
     for (policy, cap), of_policy in tallies.items():
@@ -235,24 +302,19 @@ def _vote_points(
 class _VoteRun:
     """The votes of one run, shuffled once for all policies and caps."""
 
-    def __init__(
-        self,
-        key: RunKey,
-        questions: Mapping[str, tuple[Ballot, ...]],
-        caps: Sequence[int],
-        settings: AllocationSettings,
-    ) -> None:
+    def __init__(self, key: RunKey, votes: Sequence[_Vote], caps: Sequence[int], settings: AllocationSettings) -> None:
         self.plain = PlainBudgets(by_tokens=False)
+        self._is_verifiable = votes[0].is_verifiable
         self._arrivals: dict[int, dict[str, list[Arrivals]]] = {cap: defaultdict(list) for cap in caps}
         replay = VoteReplay(width=1)
-        for question, ballots in questions.items():
-            generator = random.Random("/".join(map(str, (settings.seed, *key, question))))
+        for vote in votes:
+            generator = random.Random("/".join(map(str, (settings.seed, *key, vote.question_id))))
             for _ in range(settings.shuffles):
-                started = list(ballots)
+                started = list(vote.ballots)
                 generator.shuffle(started)
-                capped = {cap: replay.arrivals(started[:cap]) for cap in caps}
+                capped = {cap: replay.arrivals(started[:cap], is_verifiable=self._is_verifiable) for cap in caps}
                 for cap, arrivals in capped.items():
-                    self._arrivals[cap][question].append(arrivals)
+                    self._arrivals[cap][vote.question_id].append(arrivals)
                 self.plain.add(capped[caps[-1]].ladder)
 
     def tally(self, policy: str, cap: int) -> Tally:
@@ -263,10 +325,12 @@ class _VoteRun:
             for question, votes in self._arrivals[cap].items():
                 if _half(question) == scored:
                     for arrivals in votes:
-                        tally.add(question, rule.replay(arrivals))
+                        tally.add(question, rule.replay(arrivals, is_verifiable=self._is_verifiable))
         return tally
 
     def _type_string(self, policy: str, cap: int, *, taught_by: int) -> str:
+        if policy == _VERIFIED:
+            return "majority-locked"  # any rule but even: what is verified ends the vote
         if policy in _FIXED:
             return _FIXED[policy]
         taught = [
@@ -279,23 +343,22 @@ class _VoteRun:
         return fit(_FITTED[policy], taught, detect=min(_DETECT, cap - 1)) if taught else "even"
 
 
-def _chain_points(runs: Sequence[tuple[RunKey, list[ProbesRecord]]]) -> Iterator[Point]:
+def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]]) -> Iterator[Point]:
     plain = []
     tallies: defaultdict[str, list[Tally]] = defaultdict(list)
-    for _, records in runs:
-        budgets = PlainBudgets(by_tokens=True)
+    for key, programs in runs:
+        budgets = PlainBudgets(by_tokens=key.kind == "chains")
         of_run: defaultdict[str, Tally] = defaultdict(Tally)
-        for record in records:
-            chain = recorded_chain(record)
-            budgets.add(chain.ladder())
-            for rule in map(parse_chain_rule, _CHAIN_RULES):
-                if chain.suits(rule):
-                    of_run[str(rule)].add(record.question_id, replay_chain(chain, rule).replayed)
+        for program in programs:
+            assert not isinstance(program, _Vote)
+            budgets.add(program.plain)
+            for rule, replayed in program.replayed():
+                of_run[rule].add(program.question_id, replayed)
         plain.append(budgets)
-        for rule_string, tally in of_run.items():
-            tallies[rule_string].append(tally)
-    for rule_string, of_rule in tallies.items():
-        yield _point(runs[0][0], rule_string, None, of_rule, plain)
+        for rule, tally in of_run.items():
+            tallies[rule].append(tally)
+    for rule, of_rule in tallies.items():
+        yield _point(runs[0][0], rule, None, of_rule, plain)
 
 
 def _point(key: RunKey, policy: str, cap: int | None, tallies: Sequence[Tally], plain: Sequence[PlainBudgets]) -> Point:
@@ -334,15 +397,8 @@ def _half(question: str) -> int:
     return zlib.crc32(question.encode()) % 2
 
 
-def _by_dataset(runs: Mapping[RunKey, T]) -> list[list[tuple[RunKey, T]]]:
-    datasets: defaultdict[tuple[str, str | None], list[tuple[RunKey, T]]] = defaultdict(list)
+def _by_dataset(runs: Mapping[RunKey, list[_Recorded]]) -> list[list[tuple[RunKey, list[_Recorded]]]]:
+    datasets: defaultdict[tuple[str, str, str | None], list[tuple[RunKey, list[_Recorded]]]] = defaultdict(list)
     for key, of_run in runs.items():
-        datasets[key.dataset, key.source].append((key, of_run))
+        datasets[key.kind, key.dataset, key.source].append((key, of_run))
     return list(datasets.values())
-
-
-def _check_scorable(record: ProbesRecord, place: str) -> None:
-    try:
-        recorded_chain(record)
-    except TraceUnscorable as error:
-        raise TraceFormatError(f"{place}: {error}") from error

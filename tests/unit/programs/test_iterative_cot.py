@@ -50,6 +50,11 @@ def test_reasoning_is_not_shown() -> None:
     assert here.algorithm.call(Branch(1)).turns[0].content == "It is 3."
 
 
+@pytest.mark.parametrize("text", ["<think>It is 3, I guess", "<think>\nIt is 3, I guess</think>\n"])
+def test_reasoning_that_is_all_there_is_is_shown_without_its_tags(text: str) -> None:
+    assert program(*rounds(text)).algorithm.call(Branch(1)).turns[0].content == "It is 3, I guess"
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_round_that_says_nothing_is_asked_again(text: str) -> None:
     assert program(said(0, text)).algorithm.call(Branch(1)) == SAMPLE

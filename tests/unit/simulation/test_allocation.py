@@ -12,6 +12,7 @@ import pytest
 from dynasor_serve.certaindex.labelled_runs import LabelledRun
 from dynasor_serve.certaindex.rules.registry import parse_vote_rule
 from dynasor_serve.cli.__main__ import main
+from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation import allocation
 from dynasor_serve.simulation.allocation import AllocationSettings, Point, study_of, study_text, uniform_share
 from dynasor_serve.simulation.outcomes import Ending
@@ -21,14 +22,14 @@ QUESTIONS = 12
 SAMPLES = 8
 
 
-def written(path: Path) -> Path:
+def written(path: Path, **changes: Any) -> Path:
     """Votes on twelve questions: two of three agree from the start, of the others every second sample is right."""
     lines = []
     for number in range(QUESTIONS):
         answers = ["7" if number % 3 or at % 2 else str(at) for at in range(SAMPLES)]
         samples = [{"answer": each, "correct": each == "7", "tokens": 10 + number} for each in answers]
         record = {"dataset": "d", "model": "m", "question_id": f"q{number}", "gold": "7", "tokens_kind": "exact"}
-        lines.append(json.dumps(record | {"samples": samples}))
+        lines.append(json.dumps(record | {"samples": samples} | changes))
     path.write_text("\n".join(lines))
     return path
 
@@ -82,6 +83,21 @@ def test_a_policy_is_never_fitted_on_the_questions_that_it_is_scored_on(
     assert not first & second
 
 
+def test_a_verifiable_vote_has_one_policy(tmp_path: Path) -> None:
+    file = written(tmp_path / "votes.jsonl", verifiable=True)
+    points = study_of([file], AllocationSettings(shuffles=2))
+    assert {point.policy for point in points} == {"even", "first verified"}
+    assert at_the_cap(points, "first verified").score.accuracy == 100.0
+    assert at_the_cap(points, "first verified").saved_percent > 70
+
+
+def test_chains_and_trees_of_the_bundled_traces_are_one_point_per_rule() -> None:
+    files = [TRACES / f"word-problems-{kind}.jsonl.gz" for kind in ("chains", "trees")]
+    points = study_of(files, AllocationSettings())
+    assert {(point.kind, point.cap) for point in points} == {("chains", None), ("trees", None)}
+    assert "word-problems: trees; 12 questions" in study_text(points)
+
+
 def test_the_uniform_budget_that_is_as_accurate() -> None:
     budgets = PlainBudgets(by_tokens=False)
     for ladder in ((False, True, True, True), (True, True, True, True)):
@@ -124,7 +140,7 @@ def test_profile_prints_rules_that_can_be_used(
         (("profile", "votes.jsonl", "--policy", "guess"), "known are static-threshold"),
         (("profile", "votes.jsonl", "--cap", "99"), "has 99 samples"),
         (("profile", "missing.jsonl"), "no such file"),
-        (("bench", "batch", "empty.jsonl"), "neither votes nor chains"),
+        (("bench", "batch", "empty.jsonl"), "hold no record"),
         (("bench", "batch", "broken.jsonl", "--plot", "p.png"), "broken.jsonl:1"),
     ],
 )
