@@ -7,15 +7,18 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2 as pb
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2_grpc
+from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.evaluator.equality_pool import EqualityPool
 from dynasor_serve.evaluator.servicer import EvaluatorServicer
 from dynasor_serve.local.ports import free_port
 from dynasor_serve.programs.events import AnswersCompared
+from dynasor_serve.programs.query import Query
 from dynasor_serve.rpc.server import GrpcServer
 from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.equality import EqualityLink, Pair
@@ -23,11 +26,22 @@ from dynasor_serve.tracker.equality import EqualityLink, Pair
 HONEST = (r"2\pi", r"\pi\cdot 2")
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A program that asks."""
+
+    query: Query
+
+
 class Program:
     """Who asks."""
 
-    def __init__(self, query_id: str = "query") -> None:
+    def __init__(
+        self, query_id: str = "query", answer_type: AnswerType = AnswerType.MATH, compared_by: str = ""
+    ) -> None:
         self.query_id = query_id
+        query = Query(model="m", rule="even", prompt="?", answer_type=answer_type, compared_by=compared_by)
+        self.program = Asking(query)
         self.is_over = False
         self.equal: list[Pair] = []
         self.unequal: list[Pair] = []
@@ -44,12 +58,14 @@ class ScriptedEvaluator(evaluator_pb2_grpc.EvaluatorServiceServicer):
 
     def __init__(self, answer: Callable[[list[Pair]], list[pb.Equality.ValueType]]) -> None:
         self.asked: list[list[Pair]] = []
+        self.compared_by: list[tuple[str, str]] = []  # the answer type, and what answers are compared by
         self._answer = answer
 
     async def DecideEquality(  # noqa: N802 gRPC names it
         self, request: pb.DecideEqualityRequest, context: object
     ) -> pb.DecideEqualityResponse:
         self.asked.append([(pair.left, pair.right) for pair in request.pairs])
+        self.compared_by.append((request.answer_type, request.compared_by))
         return pb.DecideEqualityResponse(decisions=self._answer(self.asked[-1]))
 
     async def Verify(self, request: pb.VerifyRequest, context: object) -> pb.VerifyResponse:  # noqa: N802 gRPC names it

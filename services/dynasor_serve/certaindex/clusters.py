@@ -66,7 +66,7 @@ class AnswerClusters:
             return self._with_label(label)
         partners: set[int] = set()
         for partner in sorted(self._undecided_clusters() if form.decided else {*self._label_of.values()}):
-            match equal_by_keys(self._clusters[partner].key, form.key):
+            match equal_by_keys(self._clusters[partner].key, form.key, self.answer_type):
                 case True:
                     label_of = {**self._label_of, form.key: partner}
                     return replace(self, labels=(*self.labels, partner), _label_of=label_of)

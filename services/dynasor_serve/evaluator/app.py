@@ -6,6 +6,9 @@ import asyncio
 import logging
 
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2, evaluator_pb2_grpc
+from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.evaluator.behaviour import Behaviour
+from dynasor_serve.evaluator.comparisons import CodeComparison, Comparison, TextComparison
 from dynasor_serve.evaluator.equality_pool import EqualityPool
 from dynasor_serve.evaluator.sandbox.isolation import Limits, Sandbox
 from dynasor_serve.evaluator.servicer import EvaluatorServicer
@@ -37,7 +40,12 @@ class EvaluatorApp:
             name: VerificationPool(verifier, workers=settings.candidates)
             for name, verifier in verifiers(sandbox).items()
         }
-        servicer = EvaluatorServicer(self._equality, self._verification, self._metrics)
+        self._behaviour = VerificationPool(Behaviour(sandbox), workers=settings.candidates)
+        comparisons: dict[AnswerType, Comparison] = {
+            AnswerType.FREE_TEXT: TextComparison(),
+            AnswerType.CODE: CodeComparison(self._behaviour),
+        }
+        servicer = EvaluatorServicer(self._equality, self._verification, self._metrics, comparisons)
         self._server = GrpcServer(
             address=settings.listen,
             service_name=evaluator_pb2.DESCRIPTOR.services_by_name["EvaluatorService"].full_name,
@@ -48,7 +56,7 @@ class EvaluatorApp:
         """Sees which verifiers can work here, then listens; workers warm up meanwhile."""
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._equality.start()
-        for pool in self._verification.values():
+        for pool in (*self._verification.values(), self._behaviour):
             await pool.start()
         await self._server.start()
         await self._server.set_serving(True)
@@ -64,5 +72,5 @@ class EvaluatorApp:
         await self._server.set_serving(False)
         await self._server.stop(self._settings.drain_seconds)
         await self._equality.close()
-        for pool in self._verification.values():
+        for pool in (*self._verification.values(), self._behaviour):
             await pool.close()

@@ -9,6 +9,8 @@ import grpc
 
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2 as pb
 from dynasor_serve.api.evaluator.v1 import evaluator_pb2_grpc
+from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.evaluator.comparisons import Comparison
 from dynasor_serve.evaluator.equality_pool import Equality, EqualityPool
 from dynasor_serve.evaluator.verification_pool import VerificationPool
 from dynasor_serve.evaluator.verifiers.verifier import InvalidTask, Status, VerifierUnavailable
@@ -38,12 +40,20 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     """EvaluatorService.
 
     Args:
-        equality: decides whether answers are equal.
+        equality: decides whether mathematical answers are equal.
         verification: judges candidates, by the verifier's name.
+        comparisons: decide whether answers of other types are equal.
     """
 
-    def __init__(self, equality: EqualityPool, verification: Mapping[str, VerificationPool], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        equality: EqualityPool,
+        verification: Mapping[str, VerificationPool],
+        metrics: Metrics,
+        comparisons: Mapping[AnswerType, Comparison] | None = None,
+    ) -> None:
         self._equality = equality
+        self._comparisons = comparisons or {}
         self._verification = verification
         self._metrics = metrics
 
@@ -56,14 +66,25 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             message = f"{len(request.pairs)} pairs in one request; send at most {MOST_PAIRS}"
             raise ServiceError(Reason.MALFORMED_REQUEST, message, field="pairs")
         began = time.perf_counter()
-        pairs = [(pair.left, pair.right) for pair in request.pairs]
-        decided = await self._equality.decide(
-            pairs, program=request.query_id, within_seconds=_seconds_to_decide(context.time_remaining())
-        )
+        decided = await self._decided(request, _seconds_to_decide(context.time_remaining()))
         self._metrics.observe(catalogue.DECIDE_SECONDS, time.perf_counter() - began)
         for decision in decided:
             self._metrics.increment(catalogue.PAIRS, result=decision.value)
         return pb.DecideEqualityResponse(decisions=[_MESSAGES[decision] for decision in decided])
+
+    async def _decided(self, request: pb.DecideEqualityRequest, within_seconds: float | None) -> list[Equality]:
+        pairs = [(pair.left, pair.right) for pair in request.pairs]
+        program, answer_type = request.query_id, request.answer_type or AnswerType.MATH.value
+        if answer_type == AnswerType.MATH:
+            return await self._equality.decide(pairs, program=program, within_seconds=within_seconds)
+        for known, comparison in self._comparisons.items():
+            if known == answer_type:
+                return await comparison.decide(
+                    pairs, request.compared_by, program=program, within_seconds=within_seconds
+                )
+        known_types = ", ".join([AnswerType.MATH, *self._comparisons])
+        message = f"answers of type {answer_type!r:.40} are not compared here; known are {known_types}"
+        raise ServiceError(Reason.MALFORMED_REQUEST, message, field="answer_type")
 
     async def Verify(
         self,

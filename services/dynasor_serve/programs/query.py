@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import NewType
 
 from dynasor_serve.certaindex.answers import AnswerType
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.certaindex.similarities import parse_similarity
 from dynasor_serve.programs.unit_tests_task import UnreadableTask
-from dynasor_serve.programs.verifier_tasks import TASK_CHECKS
+from dynasor_serve.programs.verifier_tasks import TASK_CHECKS, check_unit_tests
 
 QueryId = NewType("QueryId", str)
 Branch = NewType("Branch", int)
@@ -113,6 +115,7 @@ class Query:
     prompt: str | None = None
     sampling: SamplingParameters = SamplingParameters()
     answer_type: AnswerType = AnswerType.TEXT
+    compared_by: str = ""  # of `code` the tests, of `free-text` the similarity's type string
     algorithm: str = "self-consistency"  # type string
     chain_rule: str = ""  # type string; set exactly where branches are chains that a rule of their own stops
     probe: ProbeParameters = ProbeParameters()
@@ -130,6 +133,7 @@ def validated(query: Query) -> Query:
     _check_input(query)
     _check_sampling(query.sampling)
     _check_probe(query.probe)
+    _check_comparison(query)
     if query.reward is not None:
         _check_reward(query.reward)
     if query.max_tokens < 0:
@@ -197,6 +201,23 @@ def _check_probe(probe: ProbeParameters) -> None:
         raise InvalidQuery("probe.interval", f"is {probe.interval}", f"give 0 for none, or up to {MAX_INTERVAL} tokens")
     if not 1 <= probe.max_tokens <= MAX_PROBE_TOKENS:
         raise InvalidQuery("probe.max_tokens", f"is {probe.max_tokens}", f"give 1 to {MAX_PROBE_TOKENS}")
+
+
+def _check_comparison(query: Query) -> None:
+    match query.answer_type:
+        case AnswerType.CODE:
+            try:
+                check_unit_tests(query.compared_by)
+            except UnreadableTask as error:
+                raise InvalidQuery("compared_by", error.wrong, error.right) from error
+        case AnswerType.FREE_TEXT:
+            try:
+                parse_similarity(query.compared_by)
+            except InvalidRule as error:
+                raise InvalidQuery("compared_by", error.problem, error.remedy) from error
+        case _ if query.compared_by:
+            right = f"leave it out, or give answer_type {AnswerType.FREE_TEXT} or {AnswerType.CODE}"
+            raise InvalidQuery("compared_by", f"is set, and answers of type {query.answer_type} need nothing", right)
 
 
 def _check_reward(reward: RewardParameters) -> None:

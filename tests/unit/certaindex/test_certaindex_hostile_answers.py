@@ -13,18 +13,20 @@ from dynasor_serve.certaindex.answers import (
     extract_in_open_box,
 )
 from dynasor_serve.certaindex.answers.canonical import MAX_KEY_CHARACTERS
+from dynasor_serve.certaindex.answers.code import MAX_CODE_CHARACTERS
 from dynasor_serve.certaindex.answers.extraction import MAX_ANSWER_CHARACTERS
 
 from fakes.hostile_answers import hostile_answers
 
 INPUTS = int(os.environ.get("DYNASOR_FUZZ_INPUTS", "2000"))
 MEGABYTES = 10
+LONGEST = (MAX_ANSWER_CHARACTERS, 16_000)  # a program is never cut, but for the tail that is read
 SEED = 20250601
 
 
 def check_form(text: str, answer_type: AnswerType) -> None:
     form = canonical(text, answer_type)
-    assert len(form.key) <= MAX_KEY_CHARACTERS
+    assert len(form.key) <= (MAX_CODE_CHARACTERS if answer_type is AnswerType.CODE else MAX_KEY_CHARACTERS)
     if answer_type is AnswerType.MATH:
         # The evaluator reads keys. One that is cut equals its copies only, and need not mean anything.
         is_whole = len(text) <= MAX_KEY_CHARACTERS and "…" not in form.key
@@ -34,7 +36,7 @@ def check_form(text: str, answer_type: AnswerType) -> None:
         extract_announced(text, answer_type),
         extract_in_open_box(text, answer_type),
     ):
-        assert answer is None or 0 < len(answer) <= MAX_ANSWER_CHARACTERS
+        assert answer is None or 0 < len(answer) <= LONGEST[answer_type is AnswerType.CODE]
 
 
 @pytest.mark.fuzz

@@ -10,3 +10,5 @@ class AnswerType(StrEnum):
     CHOICE = "choice"  # a letter A–J
     MATH = "math"  # a LaTeX expression, normally in \boxed{}
     TEXT = "text"  # words, compared after case and spaces are folded
+    FREE_TEXT = "free-text"  # words, compared by a similarity
+    CODE = "code"  # a Python program, compared by what it does on the query's tests

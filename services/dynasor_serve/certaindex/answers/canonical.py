@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
+from dynasor_serve.certaindex.answers.code import normalised_program
 from dynasor_serve.certaindex.answers.latex import normalise_latex, without_text_unit, without_unit
 from dynasor_serve.certaindex.answers.numbers import MAX_NUMBER_CHARACTERS, number_key
 from dynasor_serve.certaindex.answers.plain_text import bounded_key, fold_text
@@ -45,11 +46,12 @@ class Canonical:
     """An answer with its key.
 
     Attributes:
-        key: answers of one type with equal keys are equal; at most `MAX_KEY_CHARACTERS`. Empty if there is no answer
+        key: answers of one type with equal keys are equal; at most `MAX_KEY_CHARACTERS`, of a program
+            `MAX_CODE_CHARACTERS`. Empty if there is no answer
             in the text, as in `\\text{}`.
         decided: whether answers with other decided keys are proven unequal by that alone. False for a list, which may
-            be a set or a point, and for LaTeX whose equality takes algebra; the key is then LaTeX that the evaluator
-            can read.
+            be a set or a point, for free text and programs, and for LaTeX whose equality takes algebra; the key is
+            then what the evaluator can read.
         structure: its parts, by their keys, where the answer is made of answers.
     """
 
@@ -66,18 +68,22 @@ def canonical(answer: str, answer_type: AnswerType) -> Canonical:
         - Signs of currency and of percent, and units, are dropped: `50%` = `50`; so 5 ≠ `500%`.
         - `3,400` is one number, not two; `3, 400` with a space is two. `x = 5` is 5.
         - What is made of answers is compared part by part: points and intervals in order, sets in any order.
+        - A program's key is the program without comments, docstrings and layout; one that is no Python, or over
+          `MAX_CODE_CHARACTERS` long, equals only its copies.
         - A `math` answer over `MAX_KEY_CHARACTERS` long equals only its copies.
     """
     return _remembered(answer, answer_type) if len(answer) <= MAX_KEY_CHARACTERS else _canonical(answer, answer_type)
 
 
-def equal_by_keys(left: str, right: str) -> Decision:
-    """Return whether two `math` answers, given by keys that are not empty, are equal; None if it takes algebra to tell.
+def equal_by_keys(left: str, right: str, answer_type: AnswerType = AnswerType.MATH) -> Decision:
+    """Return whether two answers, given by keys that are not empty, are equal; None if the evaluator has to tell.
 
     Tells more than the keys' own equality: that a list is a set, or the point with these parts, and that no point is a
     matrix.
     """
-    return _equal_parts(left, right, may_match=True)
+    if answer_type is AnswerType.MATH:
+        return _equal_parts(left, right, may_match=True)
+    return True if left == right else None
 
 
 @lru_cache(maxsize=_MOST_REMEMBERED)
@@ -95,6 +101,11 @@ def _canonical(answer: str, answer_type: AnswerType) -> Canonical:
             return Canonical(letter.group(1).upper() if letter else _text_key(answer), decided=True)
         case AnswerType.TEXT:
             return Canonical(_text_key(answer), decided=True)
+        case AnswerType.FREE_TEXT:
+            return Canonical(_text_key(answer), decided=False)
+        case AnswerType.CODE:
+            program = normalised_program(answer)
+            return Canonical(program or bounded_key(answer.strip(), MAX_KEY_CHARACTERS), decided=program is None)
         case AnswerType.MATH:
             return _canonical_math(answer)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
 from dynasor_serve.certaindex.answers.canonical import canonical
+from dynasor_serve.certaindex.answers.code import last_program, normalised_program
 
 MAX_ANSWER_CHARACTERS = 4000
 # An answer stands at the end: nothing before is read, however long the text.
@@ -53,6 +54,9 @@ def extract(text: str, answer_type: AnswerType) -> str | None:
     3. by type: `number` the last number; `choice` a letter alone on a line, "option B", the last "(B)", or a last line
        that starts "B." or "B)"; `math` the whole text if it is one line; `text` the last line that is not empty.
 
+    The answer of type `code` is the last fenced block marked as Python, else the last that is not marked, else all that
+    is said if that is a program with a definition; of type `free-text`, where 1 and 2 hold none, all that is said.
+
     A `number` has a digit: a letter is none. A `choice` is a letter A–J. Only the last 16,000 characters are read, in
     linear time; hostile text costs time in proportion and raises nothing.
 
@@ -61,6 +65,8 @@ def extract(text: str, answer_type: AnswerType) -> str | None:
         answer_type: what the query asked for.
     """
     said, reasoning = _split_reasoning(text)
+    if answer_type is AnswerType.CODE:
+        return last_program(said) or _bare_program(said)
     answer = _boxed(said, answer_type)
     if answer is None and reasoning and not said.strip():
         answer = _boxed(reasoning, answer_type)
@@ -76,6 +82,8 @@ def extract_announced(text: str, answer_type: AnswerType) -> str | None:
     has come to its end.
     """
     said, _ = _split_reasoning(text)
+    if answer_type is AnswerType.CODE:
+        return last_program(said)
     return _boxed(said, answer_type) or _announced(said, answer_type)
 
 
@@ -178,6 +186,16 @@ def _fallback(text: str, answer_type: AnswerType) -> str | None:
             return _of_type(text, answer_type) if text and "\n" not in text and len(text) <= 200 else None
         case AnswerType.TEXT:
             return _of_type(text.rpartition("\n")[2], answer_type)
+        case AnswerType.FREE_TEXT:
+            return _of_type(text, answer_type)
+        case AnswerType.CODE:
+            return _bare_program(text)
+
+
+def _bare_program(text: str) -> str | None:
+    """Return a text that is a program as it stands."""
+    has_definition = any(line.startswith(("def ", "class ", "async def ")) for line in text.split("\n"))
+    return text if has_definition and normalised_program(text) else None
 
 
 def _first_letter(text: str) -> str | None:

@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/evaluator/v1/evaluator.proto\x12\x1e\x64ynasor_serve.api.evaluator.v1\"d\n\x15\x44\x65\x63ideEqualityRequest\x12\x39\n\x05pairs\x18\x01 \x03(\x0b\x32*.dynasor_serve.api.evaluator.v1.AnswerPair\x12\x10\n\x08query_id\x18\x02 \x01(\t\")\n\nAnswerPair\x12\x0c\n\x04left\x18\x01 \x01(\t\x12\r\n\x05right\x18\x02 \x01(\t\"U\n\x16\x44\x65\x63ideEqualityResponse\x12;\n\tdecisions\x18\x01 \x03(\x0e\x32(.dynasor_serve.api.evaluator.v1.Equality\"U\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x10\n\x08query_id\x18\x04 \x01(\t\"U\n\x0eVerifyResponse\x12\x43\n\rverifications\x18\x01 \x03(\x0b\x32,.dynasor_serve.api.evaluator.v1.Verification\"r\n\x0cVerification\x12\x0e\n\x06reward\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x42\n\x06status\x18\x03 \x01(\x0e\x32\x32.dynasor_serve.api.evaluator.v1.VerificationStatus*\x80\x01\n\x08\x45quality\x12\x18\n\x14\x45QUALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45QUALITY_EQUAL\x10\x01\x12\x14\n\x10\x45QUALITY_UNEQUAL\x10\x02\x12\x16\n\x12\x45QUALITY_UNDECIDED\x10\x03\x12\x18\n\x14\x45QUALITY_NOT_REACHED\x10\x04*\xa3\x01\n\x12VerificationStatus\x12#\n\x1fVERIFICATION_STATUS_UNSPECIFIED\x10\x00\x12 \n\x1cVERIFICATION_STATUS_VERIFIED\x10\x01\x12#\n\x1fVERIFICATION_STATUS_NOT_REACHED\x10\x02\x12!\n\x1dVERIFICATION_STATUS_UNDECIDED\x10\x03\x32\xfc\x01\n\x10\x45valuatorService\x12\x7f\n\x0e\x44\x65\x63ideEquality\x12\x35.dynasor_serve.api.evaluator.v1.DecideEqualityRequest\x1a\x36.dynasor_serve.api.evaluator.v1.DecideEqualityResponse\x12g\n\x06Verify\x12-.dynasor_serve.api.evaluator.v1.VerifyRequest\x1a..dynasor_serve.api.evaluator.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/evaluator/v1/evaluator.proto\x12\x1e\x64ynasor_serve.api.evaluator.v1\"\x8e\x01\n\x15\x44\x65\x63ideEqualityRequest\x12\x39\n\x05pairs\x18\x01 \x03(\x0b\x32*.dynasor_serve.api.evaluator.v1.AnswerPair\x12\x10\n\x08query_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_type\x18\x03 \x01(\t\x12\x13\n\x0b\x63ompared_by\x18\x04 \x01(\t\")\n\nAnswerPair\x12\x0c\n\x04left\x18\x01 \x01(\t\x12\r\n\x05right\x18\x02 \x01(\t\"U\n\x16\x44\x65\x63ideEqualityResponse\x12;\n\tdecisions\x18\x01 \x03(\x0e\x32(.dynasor_serve.api.evaluator.v1.Equality\"U\n\rVerifyRequest\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x10\n\x08query_id\x18\x04 \x01(\t\"U\n\x0eVerifyResponse\x12\x43\n\rverifications\x18\x01 \x03(\x0b\x32,.dynasor_serve.api.evaluator.v1.Verification\"r\n\x0cVerification\x12\x0e\n\x06reward\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x42\n\x06status\x18\x03 \x01(\x0e\x32\x32.dynasor_serve.api.evaluator.v1.VerificationStatus*\x80\x01\n\x08\x45quality\x12\x18\n\x14\x45QUALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45QUALITY_EQUAL\x10\x01\x12\x14\n\x10\x45QUALITY_UNEQUAL\x10\x02\x12\x16\n\x12\x45QUALITY_UNDECIDED\x10\x03\x12\x18\n\x14\x45QUALITY_NOT_REACHED\x10\x04*\xa3\x01\n\x12VerificationStatus\x12#\n\x1fVERIFICATION_STATUS_UNSPECIFIED\x10\x00\x12 \n\x1cVERIFICATION_STATUS_VERIFIED\x10\x01\x12#\n\x1fVERIFICATION_STATUS_NOT_REACHED\x10\x02\x12!\n\x1dVERIFICATION_STATUS_UNDECIDED\x10\x03\x32\xfc\x01\n\x10\x45valuatorService\x12\x7f\n\x0e\x44\x65\x63ideEquality\x12\x35.dynasor_serve.api.evaluator.v1.DecideEqualityRequest\x1a\x36.dynasor_serve.api.evaluator.v1.DecideEqualityResponse\x12g\n\x06Verify\x12-.dynasor_serve.api.evaluator.v1.VerifyRequest\x1a..dynasor_serve.api.evaluator.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dynasor_serve.api.evaluator.v1.evaluator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EQUALITY']._serialized_start=605
-  _globals['_EQUALITY']._serialized_end=733
-  _globals['_VERIFICATIONSTATUS']._serialized_start=736
-  _globals['_VERIFICATIONSTATUS']._serialized_end=899
-  _globals['_DECIDEEQUALITYREQUEST']._serialized_start=82
-  _globals['_DECIDEEQUALITYREQUEST']._serialized_end=182
-  _globals['_ANSWERPAIR']._serialized_start=184
-  _globals['_ANSWERPAIR']._serialized_end=225
-  _globals['_DECIDEEQUALITYRESPONSE']._serialized_start=227
-  _globals['_DECIDEEQUALITYRESPONSE']._serialized_end=312
-  _globals['_VERIFYREQUEST']._serialized_start=314
-  _globals['_VERIFYREQUEST']._serialized_end=399
-  _globals['_VERIFYRESPONSE']._serialized_start=401
-  _globals['_VERIFYRESPONSE']._serialized_end=486
-  _globals['_VERIFICATION']._serialized_start=488
-  _globals['_VERIFICATION']._serialized_end=602
-  _globals['_EVALUATORSERVICE']._serialized_start=902
-  _globals['_EVALUATORSERVICE']._serialized_end=1154
+  _globals['_EQUALITY']._serialized_start=648
+  _globals['_EQUALITY']._serialized_end=776
+  _globals['_VERIFICATIONSTATUS']._serialized_start=779
+  _globals['_VERIFICATIONSTATUS']._serialized_end=942
+  _globals['_DECIDEEQUALITYREQUEST']._serialized_start=83
+  _globals['_DECIDEEQUALITYREQUEST']._serialized_end=225
+  _globals['_ANSWERPAIR']._serialized_start=227
+  _globals['_ANSWERPAIR']._serialized_end=268
+  _globals['_DECIDEEQUALITYRESPONSE']._serialized_start=270
+  _globals['_DECIDEEQUALITYRESPONSE']._serialized_end=355
+  _globals['_VERIFYREQUEST']._serialized_start=357
+  _globals['_VERIFYREQUEST']._serialized_end=442
+  _globals['_VERIFYRESPONSE']._serialized_start=444
+  _globals['_VERIFYRESPONSE']._serialized_end=529
+  _globals['_VERIFICATION']._serialized_start=531
+  _globals['_VERIFICATION']._serialized_end=645
+  _globals['_EVALUATORSERVICE']._serialized_start=945
+  _globals['_EVALUATORSERVICE']._serialized_end=1197
 # @@protoc_insertion_point(module_scope)

@@ -87,8 +87,14 @@ class DecideEqualityRequest(_message.Message):
 
     PAIRS_FIELD_NUMBER: _builtins.int
     QUERY_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_TYPE_FIELD_NUMBER: _builtins.int
+    COMPARED_BY_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The program's query; requests of one query share its turns. Empty makes the request a program of its own."""
+    answer_type: _builtins.str
+    """What the answers are: "math", "free-text" or "code"; keys alone compare the others. Empty means "math"."""
+    compared_by: _builtins.str
+    """What they are compared by: the query's compared_by."""
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerPair]:
         """The pairs; at most 1024."""
@@ -98,10 +104,12 @@ class DecideEqualityRequest(_message.Message):
         *,
         pairs: _abc.Iterable[Global___AnswerPair] | None = ...,
         query_id: _builtins.str = ...,
+        answer_type: _builtins.str = ...,
+        compared_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs", "query_id", b"query_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "compared_by", b"compared_by", "pairs", b"pairs", "query_id", b"query_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

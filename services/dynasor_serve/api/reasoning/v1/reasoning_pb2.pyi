@@ -127,12 +127,15 @@ class Query(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
+    COMPARED_BY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """A plain prompt, sent as it is to the completions endpoint."""
     system_prompt: _builtins.str
     """Instructions put before the conversation. Only with chat."""
     answer_type: _builtins.str
-    """How answers are read from text and compared: "number", "math", "choice" or "text". Empty means "text"."""
+    """How answers are read from text and compared: "number", "math", "choice", "text", "free-text" or "code". Empty means
+    "text".
+    """
     model: _builtins.str
     """The model, which names the pool. Empty is allowed where only one pool exists."""
     query_class: Global___QueryClass.ValueType
@@ -142,6 +145,11 @@ class Query(_message.Message):
     idempotency_key: _builtins.str
     """A second query of the same tenant with the same key returns the first one's id. Other content under the same key is
     an error.
+    """
+    compared_by: _builtins.str
+    """What answers are compared by. For "code" the tests on which two programs have to behave alike, as the verifier
+    "unit-tests" takes them: required. For "free-text" a similarity as a type string, such as "edit-ratio:threshold=0.9";
+    empty means "token-set". For other answer types it is empty.
     """
     @_builtins.property
     def chat(self) -> Global___Chat:
@@ -200,10 +208,11 @@ class Query(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         probe: Global___Probe | None = ...,
         reward: Global___Reward | None = ...,
+        compared_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "input", b"input", "policy", b"policy", "probe", b"probe", "prompt", b"prompt", "reward", b"reward", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "answer_type", b"answer_type", "budget", b"budget", "chat", b"chat", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "model", b"model", "policy", b"policy", "probe", b"probe", "prompt", b"prompt", "query_class", b"query_class", "reward", b"reward", "sampling", b"sampling", "system_prompt", b"system_prompt", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "answer_type", b"answer_type", "budget", b"budget", "chat", b"chat", "compared_by", b"compared_by", "deadline", b"deadline", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "model", b"model", "policy", b"policy", "probe", b"probe", "prompt", b"prompt", "query_class", b"query_class", "reward", b"reward", "sampling", b"sampling", "system_prompt", b"system_prompt", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
