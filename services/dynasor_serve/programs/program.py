@@ -68,9 +68,7 @@ class Program:
     text_characters: int = 0  # of all texts in its log
     failures: Mapping[Branch, int] = field(default_factory=dict)  # branch -> attempts that failed
     abandoned: frozenset[Branch] = frozenset()
-    seen: GrowingSet[tuple[Branch, str]] = field(
-        default_factory=GrowingSet
-    )  # calls that have ended, as (branch, attempt)
+    seen: GrowingSet[tuple[Branch, str]] = field(default_factory=GrowingSet)  # ended calls: (branch, attempt)
     counted: GrowingSet[Branch] = field(default_factory=GrowingSet)  # branches whose evidence counts
     positions: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last checkpoint
     probed: Mapping[Branch, int] = field(default_factory=dict)  # chain -> tokens up to its last probe
