@@ -46,7 +46,16 @@ PromptOption = Annotated[
 ]
 SystemOption = Annotated[str, typer.Option("--system", help="Instructions before the question (chat only).")]
 AnswerTypeOption = Annotated[
-    str, typer.Option("--answer-type", help="How answers are read and compared: text, number, math or choice.")
+    str,
+    typer.Option(
+        "--answer-type", help="How answers are read and compared: text, number, math, choice, free-text or code."
+    ),
+]
+ComparedByOption = Annotated[
+    str,
+    typer.Option(
+        "--compared-by", help="Of code the tests; of free-text a similarity, such as edit-ratio:threshold=0.9."
+    ),
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="The model; may be left out where only one is served.")]
 AlgorithmOption = Annotated[
@@ -184,6 +193,7 @@ class QueryOptions:
     is_prompt: bool = False
     system: str = ""
     answer_type: str = ""
+    compared_by: str = ""
     model: str = ""
     algorithm: str = SELF_CONSISTENCY
     max_samples: int | None = None
@@ -226,6 +236,7 @@ class QueryOptions:
                 thinking_token_budget=self.thinking_budget,
             ),
             answer_type=self.answer_type,
+            compared_by=self.compared_by,
             model=self.model,
             algorithm=self._algorithm(),
             policy=pb.Policy(rule=self.rule, chain_rule=self.chain_rule),
@@ -309,6 +320,7 @@ _PARAMETERS = {
         _option("prompt", PromptOption, False),
         _option("system", SystemOption, ""),
         _option("answer_type", AnswerTypeOption, "text"),
+        _option("compared_by", ComparedByOption, ""),
         _option("model", ModelOption, ""),
         _option("algorithm", AlgorithmOption, SELF_CONSISTENCY),
         _option("max_samples", MaxSamplesOption, None),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynasor_serve.certaindex.answers import AnswerType, extract, extract_in_open_box
+from dynasor_serve.certaindex.answers import AnswerType, canonical, extract, extract_in_open_box
 from unit.certaindex.test_certaindex_canonical_answers import HOSTILE, LATEX
 
 NUMBER, CHOICE, MATH, TEXT = AnswerType.NUMBER, AnswerType.CHOICE, AnswerType.MATH, AnswerType.TEXT
@@ -137,3 +137,24 @@ def test_hostile_texts_cost_little(name: str, answer_type: AnswerType) -> None:
         answer = extract(text, answer_type)
         assert answer is None or len(answer) <= 4000
     assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        (r"So \boxed{A, C}.", "A, C"),
+        (r"So \boxed{AC}.", "A, C"),
+        (r"\boxed{\text{(C) and (A)}}", "A, C"),
+        ("The answer is B and D.", "B, D"),
+        ("Answer: **A, B, and D**", "A, B, D"),
+        (r"\boxed{BAD}", None),
+        (r"\boxed{A}", "A"),
+        ("The answer is A, because C is wrong.", "A"),
+        ("The answer is C. A is wrong.", "C"),
+    ],
+)
+def test_several_letters_are_one_choice(text: str, letters: str | None) -> None:
+    answer = extract(text, AnswerType.CHOICE)
+    assert answer == letters
+    if answer:
+        assert canonical(answer, AnswerType.CHOICE).key == answer.replace(", ", "")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
+from dynasor_serve.certaindex.answers.choices import several_letters
 from dynasor_serve.certaindex.answers.code import normalised_program
 from dynasor_serve.certaindex.answers.latex import normalise_latex, without_text_unit, without_unit
 from dynasor_serve.certaindex.answers.numbers import MAX_NUMBER_CHARACTERS, number_key
@@ -98,6 +99,8 @@ def _canonical(answer: str, answer_type: AnswerType) -> Canonical:
             return Canonical(key, decided=True)
         case AnswerType.CHOICE:
             letter = _LETTER.fullmatch(answer) if len(answer) <= 80 else None
+            if letter is None and (letters := several_letters(answer)):
+                return Canonical("".join(letters), decided=True)
             return Canonical(letter.group(1).upper() if letter else _text_key(answer), decided=True)
         case AnswerType.TEXT:
             return Canonical(_text_key(answer), decided=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from dynasor_serve.certaindex.answers.answer_type import AnswerType
 from dynasor_serve.certaindex.answers.canonical import canonical
+from dynasor_serve.certaindex.answers.choices import several_letters
 from dynasor_serve.certaindex.answers.code import last_program, normalised_program
 
 MAX_ANSWER_CHARACTERS = 4000
@@ -57,8 +58,8 @@ def extract(text: str, answer_type: AnswerType) -> str | None:
     The answer of type `code` is the last fenced block marked as Python, else the last that is not marked, else all that
     is said if that is a program with a definition; of type `free-text`, where 1 and 2 hold none, all that is said.
 
-    A `number` has a digit: a letter is none. A `choice` is a letter A–J. Only the last 16,000 characters are read, in
-    linear time; hostile text costs time in proportion and raises nothing.
+    A `number` has a digit: a letter is none. A `choice` is a letter A–J, or several in a box or announced. Only the last
+    16,000 characters are read, in linear time; hostile text costs time in proportion and raises nothing.
 
     Args:
         text: what the engine generated for one sample, as it came.
@@ -144,7 +145,7 @@ def _of_type(content: str, answer_type: AnswerType) -> str | None:
     if answer_type is AnswerType.NUMBER:
         return content if any(character.isdecimal() for character in content) else None
     if answer_type is AnswerType.CHOICE:
-        return _first_letter(content)
+        return _letters(content)
     return content if content and canonical(content, answer_type).key else None
 
 
@@ -161,7 +162,7 @@ def _announced(text: str, answer_type: AnswerType) -> str | None:
             if number:
                 return number.group()
         elif answer_type is AnswerType.CHOICE:
-            letter = _first_letter(line)
+            letter = _letters(_SENTENCE_END.split(line, 1)[0]) or _first_letter(line)
             if letter:
                 return letter
         elif answer_type is AnswerType.MATH:
@@ -196,6 +197,12 @@ def _bare_program(text: str) -> str | None:
     """Return a text that is a program as it stands."""
     has_definition = any(line.startswith(("def ", "class ", "async def ")) for line in text.split("\n"))
     return text if has_definition and normalised_program(text) else None
+
+
+def _letters(text: str) -> str | None:
+    """Return the letters of a clause that is nothing but several, else the one that it starts with."""
+    letters = several_letters(text)
+    return ", ".join(letters) if letters else _first_letter(text)
 
 
 def _first_letter(text: str) -> str | None:

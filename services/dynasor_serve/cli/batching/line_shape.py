@@ -150,6 +150,7 @@ class ProgramFields(_Strict):
     rule: str | None = None
     chain_rule: str | None = None
     answer_type: str | None = None
+    compared_by: str | None = None
     budget_tokens: _Int64 | None = None
     deadline_seconds: _Seconds | None = None
     probe: ProbeFields | None = None

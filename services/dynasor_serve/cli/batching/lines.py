@@ -125,6 +125,8 @@ def _set_program(query: pb.Query, body: Body) -> None:
         query.policy.chain_rule = program.chain_rule
     if program.answer_type is not None:
         query.answer_type = program.answer_type
+    if program.compared_by is not None:
+        query.compared_by = program.compared_by
     if program.budget_tokens is not None:
         query.budget.max_tokens = program.budget_tokens
     if program.deadline_seconds is not None:
