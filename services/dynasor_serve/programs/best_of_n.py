@@ -56,6 +56,7 @@ class Sample:
 
     answer: str | None
     text: str
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class BestOfN(Algorithm):
             return counted.with_reward(number, evidence.reward or 0.0)
         return replace(
             self,
-            samples={**self.samples, number: Sample(evidence.answer, evidence.text)},
+            samples={**self.samples, number: Sample(evidence.answer, evidence.text, evidence.tokens)},
             lost=self.lost - {number},
             sample_tokens=self.sample_tokens + evidence.tokens,
             reserve=self.reserve.settled(number, is_answered=evidence.answer is not None),
@@ -180,7 +181,8 @@ class BestOfN(Algorithm):
         """Takes a sample's reward; the first holds."""
         if number in self.judged.paths or number not in self.samples:
             return self
-        return replace(self, judged=self.judged.with_judged(number, self.samples[number].answer, reward))
+        sample = self.samples[number]
+        return replace(self, judged=self.judged.with_judged(number, sample.answer, reward, sample.tokens))
 
     def _call_of(self, number: int) -> Branch | None:
         """The call that a sample needs now that is not judged; None where it needs none of an engine."""

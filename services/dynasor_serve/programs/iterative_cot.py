@@ -170,7 +170,7 @@ class IterativeCot(Algorithm):
 def _without_reasoning(text: str) -> str:
     """What a round said, as chat templates show earlier turns: without its reasoning, unless there is nothing else."""
     said = text.rpartition("</think>")[2].strip()
-    return said or text.strip().removeprefix("<think>").removesuffix("</think>").strip()
+    return (said or text.strip()).removeprefix("<think>").removesuffix("</think>").strip()
 
 
 def _is_doubted(answer: str, text: str) -> bool:

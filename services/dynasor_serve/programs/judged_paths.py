@@ -40,12 +40,14 @@ class JudgedPaths:
         paths: the program's own number of each.
         answers: as read from each; None where there is none.
         rewards: in [0, 1].
+        tokens: completion tokens of each.
     """
 
     clusters: AnswerClusters
     paths: tuple[int, ...] = ()
     answers: tuple[str | None, ...] = ()
     rewards: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     @classmethod
     def start(cls, answer_type: AnswerType) -> Self:
@@ -56,7 +58,7 @@ class JudgedPaths:
         """Paths so far."""
         return len(self.paths)
 
-    def with_judged(self, path: int, answer: str | None, reward: float) -> Self:
+    def with_judged(self, path: int, answer: str | None, reward: float, tokens: int) -> Self:
         """Takes the next path."""
         return replace(
             self,
@@ -64,6 +66,7 @@ class JudgedPaths:
             paths=(*self.paths, path),
             answers=(*self.answers, answer),
             rewards=(*self.rewards, reward),
+            tokens=(*self.tokens, tokens),
         )
 
     def compared(self, event: AnswersCompared) -> Self:
@@ -72,7 +75,7 @@ class JudgedPaths:
 
     def votes(self, cap: int) -> Votes:
         """What a rule sees, in a program of at most `cap` paths."""
-        return self.clusters.votes(cap, rewards=self.rewards)
+        return self.clusters.votes(cap, rewards=self.rewards, tokens=self.tokens)
 
     def best(self) -> Chosen | None:
         """The answered path of the highest reward; a tie goes to the larger cluster, then to the earlier path.

@@ -378,7 +378,7 @@ class Mcts(Algorithm):
     def settled(self, number: int, rollout: Rollout, reward: float) -> Self:
         """Ends a rollout."""
         search = self.with_rollout(number, replace(rollout, stage=Stage.JUDGED, reward=reward))
-        return replace(search, judged=self.judged.with_judged(number, rollout.answer, reward))
+        return replace(search, judged=self.judged.with_judged(number, rollout.answer, reward, rollout.tokens))
 
     def advanced(self) -> Self:
         """Starts as many rollouts as there is room for."""

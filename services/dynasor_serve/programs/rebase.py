@@ -251,7 +251,7 @@ class Rebase(Algorithm):
         node = self.tree.nodes[number]
         if not node.is_complete or node.reward is None:
             return self
-        return replace(self, judged=self.judged.with_judged(number, node.answer, node.reward))
+        return replace(self, judged=self.judged.with_judged(number, node.answer, node.reward, node.tokens))
 
     def advanced(self) -> Self:
         """Grows the next depth once the shares of this one are known."""

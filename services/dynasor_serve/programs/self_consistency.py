@@ -89,6 +89,7 @@ class SelfConsistency(Algorithm):
     finished: frozenset[Branch] = frozenset()
     pruned: frozenset[Branch] = frozenset()
     texts: tuple[tuple[str | None, str], ...] = ()  # (answer, text) in order of arrival
+    tokens: tuple[int, ...] = ()  # completion tokens, in order of arrival; of a chain those of its thinking
     confidences: tuple[float | None, ...] = ()  # lowest group confidence, in order of arrival
     running_confidences: Mapping[Branch, float] = field(default_factory=dict)
     chains: Mapping[Branch, Chain] = field(default_factory=dict)  # those that have begun
@@ -121,7 +122,7 @@ class SelfConsistency(Algorithm):
         if sample in self.pruned or sample in self.finished:
             return self
         if self.chain_shape is None:
-            return self.voted(sample, evidence.answer, evidence.text, evidence.confidence)
+            return self.voted(sample, evidence.answer, evidence.text, evidence.confidence, evidence.tokens)
         chain = self._chain(sample)
         thought = evidence.branch == sample
         return self.with_chain(sample, chain.finished(evidence) if thought else chain.concluded(evidence))
@@ -213,7 +214,8 @@ class SelfConsistency(Algorithm):
             for branch, confidence in self.running_confidences.items()
             if branch not in self.finished | self.pruned | lost and branch != self.reserve.spender
         )
-        return self.clusters.votes(cap, confidences=self.confidences if self.token_window else (), running=running)
+        confidences = self.confidences if self.token_window else ()
+        return self.clusters.votes(cap, confidences=confidences, running=running, tokens=self.tokens)
 
     def with_pruned(self) -> Self:
         """Without the running samples that the rule prunes now."""
@@ -227,10 +229,10 @@ class SelfConsistency(Algorithm):
         reserve = self.reserve if chain.trial_answer is None else Reserve()
         changed = replace(self, chains={**self.chains, sample: chain}, reserve=reserve)
         if chain.is_complete and sample not in self.finished:
-            return changed.voted(sample, chain.answer, chain.text, chain.lowest_confidence)
+            return changed.voted(sample, chain.answer, chain.text, chain.lowest_confidence, chain.position)
         return changed
 
-    def voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None) -> Self:
+    def voted(self, sample: Branch, answer: str | None, text: str, confidence: float | None, tokens: int) -> Self:
         """With one more vote."""
         clusters = self.clusters.add(answer)
         voted = replace(
@@ -238,6 +240,7 @@ class SelfConsistency(Algorithm):
             clusters=clusters,
             finished=self.finished | {sample},
             texts=(*self.texts, (answer, text)),
+            tokens=(*self.tokens, tokens),
             confidences=(*self.confidences, confidence) if self.token_window else (),
             reserve=self.reserve.settled(sample, is_answered=clusters.labels[-1] is not None),
         )

@@ -63,7 +63,8 @@ class RecordedTree:
         answer = record.as_written(final.answer) if self._has_answers else final.y or final.thought
         before = self.judged[-1] if self.judged else JudgedPaths.start(AnswerType.TEXT)
         self._rights.append(bool(final.correct))
-        self.judged.append(before.with_judged(len(self.judged), answer, reward or 0.0))
+        tokens = spent - round(self.endings[-1].tokens) if self.endings else spent
+        self.judged.append(before.with_judged(len(self.judged), answer, reward or 0.0, tokens))
         chosen = self.judged[-1].heaviest()
         is_right = chosen is not None and chosen.answer is not None and self._rights[chosen.path]
         self.endings.append(Ending(is_right, spent))

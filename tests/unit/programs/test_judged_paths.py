@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dynasor_serve.certaindex.answers import AnswerType
 from dynasor_serve.certaindex.rules.rule import InvalidRule
-from dynasor_serve.programs.events import AnswersCompared, BudgetReached, Rewarded
+from dynasor_serve.programs.events import AnswersCompared, BudgetReached, Event, Rewarded
 from dynasor_serve.programs.judged_paths import Chosen, JudgedPaths, parse_rule_over_paths
 from dynasor_serve.programs.program import finish, fold_log
 from dynasor_serve.programs.query import Branch, RewardSource
@@ -21,7 +21,7 @@ def of(paths: Paths, answer_type: AnswerType = AnswerType.NUMBER) -> JudgedPaths
     """Paths numbered 10, 11, …"""
     judged = JudgedPaths.start(answer_type)
     for number, (answer, reward) in enumerate(paths, start=10):
-        judged = judged.with_judged(number, answer, reward)
+        judged = judged.with_judged(number, answer, reward, 10)
     return judged
 
 
@@ -134,3 +134,20 @@ def test_an_answer_that_is_not_judged_is_told_of(algorithm: str) -> None:
     outcome = finish(here, NOW_MS).outcome
     assert outcome.answer == "1"
     assert outcome.stop_detail.endswith("; the answer was not judged")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "events"),
+    [
+        ("self-consistency:max_samples=8", [said(0, "It is 7.", "7", tokens=10), said(1, "It is 7.", "7", tokens=15)]),
+        (
+            "best-of-n:max_samples=8",
+            [said(0, "It is 7.", "7", tokens=10), judged(8, 0.5), said(1, "It is 7.", "7", tokens=15), judged(9, 0.5)],
+        ),
+    ],
+)
+def test_a_rule_over_tokens_sees_those_of_each_sample(algorithm: str, events: list[Event]) -> None:
+    source = None if algorithm.startswith("self") else RewardSource.OWN
+    stopped = fold_log([asked(algorithm, rule="length:tokens=25,detect=2", source=source), *events])
+    assert stopped.stop is not None
+    assert "25 tokens ≤ 25 after 2 of 8 samples" in stopped.stop.detail
