@@ -69,16 +69,17 @@ class AnswerClusters:
             match equal_by_keys(self._clusters[partner].key, form.key, self.answer_type):
                 case True:
                     label_of = {**self._label_of, form.key: partner}
-                    return replace(self, labels=(*self.labels, partner), _label_of=label_of)
+                    return type(self)(self.answer_type, (*self.labels, partner), self._clusters, label_of, self._open)
                 case None:
                     partners.add(partner)
         new = len(self._clusters)
-        return replace(
-            self,
-            labels=(*self.labels, new),
-            _clusters=(*self._clusters, _Cluster(answer, form.key, form.decided)),
-            _label_of={**self._label_of, form.key: new},
-            _open=self._open.union((partner, new) for partner in partners) if partners else self._open,
+        # Not `replace`, which costs more than all the rest of an arrival.
+        return type(self)(
+            self.answer_type,
+            (*self.labels, new),
+            (*self._clusters, _Cluster(answer, form.key, form.decided)),
+            {**self._label_of, form.key: new},
+            self._open.union((partner, new) for partner in partners) if partners else self._open,
         )
 
     def merge(self, left: str, right: str) -> Self:
@@ -155,7 +156,6 @@ class AnswerClusters:
         return labels[0] is not None and labels[0] == labels[1]
 
     def _with_label(self, label: int | None) -> Self:
-        # Not `replace`, which costs more than all the rest of an arrival.
         return type(self)(self.answer_type, (*self.labels, label), self._clusters, self._label_of, self._open)
 
     def _undecided_clusters(self) -> set[int]:

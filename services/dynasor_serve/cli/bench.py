@@ -12,6 +12,7 @@ import typer
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import one_line_json
 from dynasor_serve.engines.replay.traces import TraceFormatError
+from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_answers
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation.allocation import AllocationSettings, study_json, study_of, study_text
@@ -30,7 +31,8 @@ def control_plane(
 ) -> None:
     """Measure what the four processes cost per query, per event and in latency.
 
-    Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead.
+    Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead,
+    and `dynasor bench answers` how fast answers are compared.
     """
     if context.invoked_subcommand is not None:
         return
@@ -64,6 +66,30 @@ def batch(
     except (NoPlots, OSError) as error:
         raise bad_input(f"--plot {plot}: {error}") from error
     print(one_line_json(study_json(study)) if as_json else study_text(study))
+
+
+@bench.command()
+def answers(
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure how many answers one core compares: by their keys, and by algebra where that is needed."""
+    report = asyncio.run(measure_answers(seconds))
+    print(report.as_json() if as_json else answers_as_text(report))
+
+
+def answers_as_text(report: AnswerReport) -> str:
+    """The report as people read it, the targets beside it."""
+    rates = "".join(
+        f"  {kind:<8}{voted:>12,.0f}{report.different_per_second[kind]:>12,.0f}\n"
+        for kind, voted in report.voted_per_second.items()
+    )
+    return (
+        f"clusterings of {SAMPLES} new answers per second and core, by keys (target 2,000):\n"
+        f"  {'':<8}{'4 spellings':>12}{'16':>12}\n{rates}"
+        f"new LaTeX answers per second and core, by algebra (target 15): {report.latex_answers_per_second:.1f} "
+        f"({report.pairs_per_answer:.1f} pairs each, {report.wrongly_told} answers in a wrong cluster)"
+    )
 
 
 def as_text(report: BenchReport) -> str:

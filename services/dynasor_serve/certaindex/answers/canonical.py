@@ -1,7 +1,7 @@
 """When are two answers equal? Most are by their keys alone; the rest is left to the evaluator."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -139,6 +139,8 @@ def _number_of(expression: str, *, any_unit: bool) -> str | None:
 
 def _unboxed(expression: str) -> str:
     """Return what the last box holds, if there is one."""
+    if "box" not in expression:
+        return expression
     start = max(expression.rfind(box) + len(box) if box in expression else 0 for box in _BOXES)
     end = expression.rfind("}")
     return expression[start:end] if 0 < start <= end else expression
@@ -150,15 +152,15 @@ def _canonical_math(answer: str) -> Canonical:
     if len(answer) > MAX_KEY_CHARACTERS:
         return Canonical(bounded_key(answer.strip(), MAX_KEY_CHARACTERS), decided=True)
     expression = _unboxed(normalise_latex(_respaced(answer)))
-    if (number := _number_of(expression, any_unit=False)) is not None:
-        return Canonical(number, decided=True)
+    form = _form(expression, levels=_MOST_LEVELS)
+    if form.decided or form.structure:
+        return form
     words = fold_text(answer)
     if _WORDS.fullmatch(words):
         return Canonical(_words_key(words), decided=True)
     if (counted := _COUNTED.fullmatch(words)) and (number := number_key(counted.group(1))):
         return Canonical(number, decided=True)
-    form = _form(expression, levels=_MOST_LEVELS)
-    return form if form.decided else replace(form, key=bounded_key(form.key, MAX_KEY_CHARACTERS))
+    return Canonical(bounded_key(form.key, MAX_KEY_CHARACTERS), decided=False)
 
 
 def _respaced(answer: str) -> str:
@@ -176,7 +178,7 @@ def _form(expression: str, *, levels: int) -> Canonical:
     Args:
         levels: how deep answers may be made of answers.
     """
-    if (number := _number_of(expression, any_unit=False)) is not None:
+    if (number := number_key(expression) or _number_of(expression, any_unit=False)) is not None:
         return Canonical(number, decided=True)
     if wrapped := _WRAPPED_WORDS.fullmatch(expression):
         words = fold_text(wrapped.group(1))
@@ -220,7 +222,7 @@ def _form_of_parts(structure: Structure, *, levels: int) -> Canonical | None:
                 return None
             decided = decided and _are_apart(parts)
             keys = tuple(sorted(set(keys)))
-    structure = replace(structure, parts=keys)
+    structure = Structure(structure.kind, keys, structure.form)
     key = latex_of(structure)
     return Canonical(key, decided, structure) if len(key) <= MAX_KEY_CHARACTERS else None
 

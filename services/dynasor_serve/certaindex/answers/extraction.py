@@ -58,8 +58,8 @@ def extract(text: str, answer_type: AnswerType) -> str | None:
     The answer of type `code` is the last fenced block marked as Python, else the last that is not marked, else all that
     is said if that is a program with a definition; of type `free-text`, where 1 and 2 hold none, all that is said.
 
-    A `number` has a digit: a letter is none. A `choice` is a letter A–J, or several in a box or announced. Only the last
-    16,000 characters are read, in linear time; hostile text costs time in proportion and raises nothing.
+    A `number` has a digit: a letter is none. A `choice` is a letter A–J, or several in a box or announced. Only the
+    last 16,000 characters are read, in linear time; hostile text costs time in proportion and raises nothing.
 
     Args:
         text: what the engine generated for one sample, as it came.

@@ -8,6 +8,7 @@ MAX_NUMBER_CHARACTERS = 1000
 MAX_EXPANDED_EXPONENT = 400
 
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d{1,9})?"
+_NUMBER_START = re.compile(r"[-+]*(?:[\d.,]|\\frac)")
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 _DECIMAL_PARTS = re.compile(r"(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
 _FRACTION = re.compile(r"(?:\\frac\{([^{}]+)\}\{([^{}]+)\}|([^/{}]+)/([^/{}]+))")
@@ -31,7 +32,7 @@ def number_key(text: str) -> str | None:
     """
     if _PLAIN_INTEGER.fullmatch(text):
         return text
-    if not text or len(text) > MAX_NUMBER_CHARACTERS:
+    if len(text) > MAX_NUMBER_CHARACTERS or not _NUMBER_START.match(text):
         return None
     if _SPACED_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")

@@ -50,6 +50,7 @@ _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!="}
 _BOUND = re.compile(r"\d|^[-+]?\\infty$")
 _MATRIX = re.compile(r"\\begin\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(.*)\\end\{(?P=kind)\}", re.DOTALL)
 _COLUMNS = re.compile(r"\{[lcr|]*\}")
+_COMMAS = frozenset((",", ";"))
 _MEANT_AS_TWO = (r"\pm", r"\mp")
 _MOST_PARTS_IN_ANY_ORDER = 24  # finding partners takes the square of it
 _NAMES_OF_SETS = {
@@ -69,21 +70,24 @@ def read_structure(expression: str) -> Structure | None:
     Args:
         expression: as `normalise_latex` returns it; `;` separates parts as `,` does.
     """
-    tokens = _tokens(_JOINING_WORDS.sub(r"\\lor ", expression))
-    joined = _split(tokens, r"\lor")
-    if joined is None:  # brackets that do not fit
-        return None
-    if len(joined) > 1:
-        return _alternatives(joined)
-    (whole,) = _unnamed(joined) or ("",)
-    if whole in _NAMES_OF_SETS:
-        return _NAMES_OF_SETS[whole]
+    if "\\text" in expression or "\\vee" in expression:
+        expression = _JOINING_WORDS.sub(r"\\lor ", expression)
     tokens = _tokens(expression)
-    if len(listed := _split(tokens, ",", ";") or ()) > 1:
+    signs = _outer_signs(tokens)
+    if signs is None:  # brackets that do not fit
+        return None
+    if r"\lor" in signs:
+        return _alternatives(_split(tokens, r"\lor") or ())
+    if not _COMMAS.isdisjoint(signs):
+        listed = _split(tokens, *_COMMAS) or ()
         values = _unnamed(listed)
         return _list(values, Kind.LIST if values == listed else Kind.SET)
-    tokens = _tokens(whole)
-    return _union(tokens) or _enclosed(tokens) or _matrix(whole) or _interval(tokens) or _both_signs(tokens)
+    if "=" in signs or r"\in" in signs:
+        (expression,) = _unnamed((expression,)) or ("",)
+        tokens = _tokens(expression)
+    if expression in _NAMES_OF_SETS:
+        return _NAMES_OF_SETS[expression]
+    return _union(tokens) or _enclosed(tokens) or _matrix(expression) or _interval(tokens) or _both_signs(tokens)
 
 
 def latex_of(structure: Structure) -> str:
@@ -185,6 +189,22 @@ def _split(tokens: list[str], *separators: str) -> tuple[str, ...] | None:
     return None if depth else tuple(parts)
 
 
+def _outer_signs(tokens: list[str]) -> set[str] | None:
+    """Return the tokens outside brackets; None if brackets do not fit."""
+    depth = 0
+    signs: set[str] = set()
+    for token in tokens:
+        if token in _OPENING:
+            depth += 1
+        elif token in _CLOSING:
+            depth -= 1
+            if depth < 0:
+                return None
+        elif depth == 0:
+            signs.add(token)
+    return None if depth else signs
+
+
 def _unnamed(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Drop the name that parts have in common: `x=1,x=2`, `x=1,2`. Empty if there are equations that mean more."""
     matches = [_NAMED.match(part) for part in parts]
@@ -201,7 +221,7 @@ def _alternatives(parts: tuple[str, ...]) -> Structure | None:
     if any(intervals):
         found = tuple(latex_of(interval) for interval in intervals if interval and interval.kind is Kind.SEQUENCE)
         return Structure(Kind.UNION, found) if len(found) == len(parts) else None
-    listed = [each for part in parts for each in _split(_tokens(part), ",", ";") or ()]
+    listed = [each for part in parts for each in _split(_tokens(part), *_COMMAS) or ()]
     return _list(_unnamed(tuple(each for each in listed if each)), Kind.SET)
 
 
@@ -221,16 +241,16 @@ def _list(parts: tuple[str, ...], kind: Kind) -> Structure | None:
 
 
 def _union(tokens: list[str]) -> Structure | None:
-    parts = _split(tokens, r"\cup") or ()
+    parts = _split(tokens, r"\cup") or () if r"\cup" in tokens else ()
     return Structure(Kind.UNION, parts) if len(parts) > 1 and all(parts) else None
 
 
 def _enclosed(tokens: list[str]) -> Structure | None:
     """Read what one pair of brackets encloses."""
-    if len(tokens) < 2:
+    if len(tokens) < 2 or tokens[0] not in _OPENING:
         return None
     opening, closing, inner = tokens[0], tokens[-1], tokens[1:-1]
-    parts = _split(inner, ",", ";")
+    parts = _split(inner, *_COMMAS)
     if parts is None:
         return None
     if (opening, closing) in ((r"\{", r"\}"), ("{", "}")):
@@ -249,7 +269,7 @@ def _enclosed(tokens: list[str]) -> Structure | None:
 
 
 def _matrix(expression: str) -> Structure | None:
-    match = _MATRIX.fullmatch(expression.strip("()[]"))
+    match = _MATRIX.fullmatch(expression.strip("()[]")) if r"\begin" in expression else None
     if match is None or r"\begin" in match.group(2):
         return None
     body = match.group(2)
