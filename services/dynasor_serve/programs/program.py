@@ -373,6 +373,8 @@ def _out_of_budget(program: Program, tokens: int) -> Program:
     reserve = program.algorithm.reserve
     if program.stop is not None or reserve.is_being_spent:
         return program
+    if tokens < program.budget_now:  # told of the part before the reserve, whose spender has ended since: a repetition
+        return program
     hastened = program.algorithm.hastened(program.abandoned) if reserve.tokens else None
     if hastened is not None:  # what is reserved still serves to bring an answer
         return _reassessed(replace(program, algorithm=hastened))

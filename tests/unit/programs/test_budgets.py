@@ -148,6 +148,17 @@ def test_one_that_brings_no_answer_has_spent_the_reserve() -> None:
     assert here.stop is not None
 
 
+def test_a_budget_that_is_told_of_twice_is_reached_once() -> None:
+    """As where a reply of Redis is lost: what the log has already is folded once more behind it."""
+    first = asked("self-consistency:max_samples=8,width=3", source=None, max_tokens=400, budget=1000)
+    written = [BudgetReached(600), said(0, "Well.", None, tokens=300)]
+    here = fold_log([first, *written])
+
+    assert fold_log([first, *written, *written]) == here
+    assert here.stop is None
+    assert directive(here).wanted == (1,), "700 of the 1000 tokens are left"
+
+
 @pytest.mark.parametrize(
     ("algorithm", "source"),
     [
