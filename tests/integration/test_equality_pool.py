@@ -39,7 +39,7 @@ async def pool() -> AsyncIterator[EqualityPool]:
 
 def endless() -> list[tuple[str, str]]:
     """The pairs of ten answers that no worker gets done with."""
-    answers = [f"(x+1)^{{10000}}(y+1)^{{1000{k}}}" for k in range(10)]
+    answers = [f"(x+1)^{{10000}}(y+1)^{{1000{k}}}=1" for k in range(10)]
     return list(itertools.combinations(answers, 2))
 
 

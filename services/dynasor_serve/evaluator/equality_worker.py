@@ -18,7 +18,7 @@ from math import ceil
 from typing import Any, Final
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import And
+from sympy import And, Expr, Rational
 from sympy.core.relational import Relational
 from sympy.sets import Set
 
@@ -30,6 +30,9 @@ from dynasor_serve.evaluator.parent_death import die_with
 _FLOAT_PLACES: Final = 12
 # All but "f(2)=0" and the like, which give a name to a value.
 _EQUATION_TO_ZERO: Final = re.compile(r"(?!\w+(?:\([^()=]*\))?=).+=0", re.DOTALL)
+# Where expressions are compared: no value of a short one is a coincidence there.
+_POINT: Final = Rational(73_939_133, 101_010_101)
+_FAR_APART: Final = 1e-6
 _BRACKET: Final = re.compile(r"[][(){}]")  # of an interval `[1,2)` too, and of `\\{`
 _DEEPEST: Final = 25
 # The first of its kind loads parts of sympy; this is done before an answer waits for it.
@@ -90,9 +93,26 @@ def _decide_whole(left: str, right: str) -> bool | None:
     first, second = _read(left), _read(right)
     if first is None or second is None:
         return None
-    if _only_one_is_equation_to_zero(left, right):
+    if _only_one_is_equation_to_zero(left, right) or _differ_at_a_point(first, second):
         return False
     return _equal(first, second) or (_is_relation(first, second) and _equal(second, first))
+
+
+def _differ_at_a_point(first: Any, second: Any) -> bool:
+    """Whether two expressions have clearly different values at one point, which is quicker to see than to disprove."""
+    if not (isinstance(first, Expr) and isinstance(second, Expr)):
+        return False
+    symbols = first.free_symbols
+    if symbols != second.free_symbols:
+        return False
+    point = {symbol: _POINT**power for power, symbol in enumerate(sorted(symbols, key=str), 1)}
+    values = [expression.evalf(n=15, subs=point) for expression in (first, second)]
+    if not all(value.is_number and value.is_finite for value in values):
+        return False
+    # As real and imaginary parts in sympy's own numbers, which do not overflow.
+    left, right = (value.as_real_imag() for value in values)
+    size = max(1e-3, *map(abs, left), *map(abs, right))
+    return any(abs(one - other) > _FAR_APART * size for one, other in zip(left, right, strict=True))
 
 
 def _only_one_is_equation_to_zero(left: str, right: str) -> bool:
