@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,10 +25,10 @@ from dynasor_serve.programs.events import (
 )
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.program import Program, fold_log
-from dynasor_serve.programs.query import Branch, Query
+from dynasor_serve.programs.query import Branch, Query, RewardParameters
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
-from dynasor_serve.state.records import decode
+from dynasor_serve.state.records import Record, decode, encode
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
 from dynasor_serve.tracker.clock import unix_ms
@@ -259,6 +260,27 @@ class TellingLog(ProgramLog):
         return claims
 
 
+@asynccontextmanager
+async def holdings_of(redis: Redis, log: ProgramLog) -> AsyncIterator[tuple[Holdings, asyncio.Task[None]]]:
+    """A tracker's holdings, and their loops as one task."""
+    async with tools_of(log, "two") as tools:
+        holdings = Holdings(
+            redis,
+            log,
+            tools,
+            tools.metrics,
+            process="p1",
+            address=lambda: "",
+            max_programs=8,
+            lease_seconds=60.0,  # so that no renewal tells of a cancel within a test
+            claim_interval_seconds=1.0,
+        )
+        running = asyncio.create_task(holdings.run())
+        yield holdings, running
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_heard(
     redis: Redis, log: ProgramLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,19 +293,7 @@ async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_he
     monkeypatch.setattr("dynasor_serve.tracker.holdings.program_of", folded_for_long)
     await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
     telling = TellingLog(redis)
-    async with tools_of(telling, "two") as tools:
-        holdings = Holdings(
-            redis,
-            telling,
-            tools,
-            tools.metrics,
-            process="p1",
-            address=lambda: "",
-            max_programs=8,
-            lease_seconds=60.0,  # so that no renewal tells of the cancel within the test
-            claim_interval_seconds=1.0,
-        )
-        running = asyncio.create_task(holdings.run())
+    async with holdings_of(redis, telling) as (holdings, _):
         claim = await telling.claims.get()
         assert holdings.driver(claim.query_id) is None, "the loop stood still until the log was folded"
         await log.cancel(claim.query_id, "enough", NOW_MS)
@@ -292,5 +302,21 @@ async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_he
         async with asyncio.timeout(8.0):
             while not isinstance((await log.read(claim.query_id, -1))[0].event, Finished):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_log_that_means_something_else_here_ends_its_program_alone(redis: Redis, log: ProgramLog) -> None:
+    """As that of an earlier release whose tree grew in another order: it tells of a step that was never asked for."""
+    query = replace(QUERY, algorithm="rebase:width=2,max_depth=3", reward=RewardParameters())
+    query_id = keys.new_query_id(TENANT)
+    await log.accept(query_id, Accepted(query, "pool", NOW_MS), "", AMPLE)
+    await redis.rpush(keys.log(query_id), encode(Record(evidence(5), NOW_MS)))
+
+    async with holdings_of(redis, log) as (_, running), asyncio.timeout(8.0):
+        while not running.done() and not isinstance((await log.read(query_id, -1))[0].event, Finished):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert not running.done(), "one program ends the claims of all"
+
+    final = (await log.read(query_id, -1))[0].event
+    assert isinstance(final, Finished)
+    assert final.outcome.error is not None
+    assert final.outcome.error.reason == "PROGRAM_UNREADABLE"

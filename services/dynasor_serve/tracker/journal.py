@@ -26,7 +26,12 @@ def program_of(claim: Claim) -> Program:
     Raises:
         CorruptRecord, InvalidRule, ValueError: the log cannot be folded.
     """
-    return fold_log(record.event for record in claim.records())
+    try:
+        return fold_log(record.event for record in claim.records())
+    except ValueError:
+        raise
+    except Exception as error:  # the log of a release that made other calls, or a rule of somebody's own
+        raise ValueError(f"its log cannot be folded by this release, with these rules: {error!r}") from error
 
 
 class Fenced(Exception):
