@@ -81,6 +81,10 @@ class AllocationSettings:
     seed: int = 0
 
 
+#: What is drawn together: kind, dataset, source.
+Panel = tuple[str, str, str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One policy at one cap, the mean over the runs of a dataset.
@@ -105,8 +109,26 @@ class Point:
     saved_percent: float
     saved_at_equal_accuracy: float
 
+    @property
+    def panel(self) -> Panel:
+        """What it is drawn with."""
+        return self.kind, self.dataset, self.source
 
-def study_of(files: Iterable[Path], settings: AllocationSettings) -> list[Point]:
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The whole experiment.
+
+    Attributes:
+        points: by dataset, policy and cap.
+        plain: the uniform budgets of each dataset, one curve per run.
+    """
+
+    points: list[Point]
+    plain: dict[Panel, list[PlainBudgets]]
+
+
+def study_of(files: Iterable[Path], settings: AllocationSettings) -> Study:
     """Replays all records of files under all policies.
 
     Raises:
@@ -118,14 +140,16 @@ def study_of(files: Iterable[Path], settings: AllocationSettings) -> list[Point]
         runs[key].append(recorded)
     if not runs:
         raise TraceFormatError("the files hold no record; give recorded traces, one JSON object per line")
-    points: list[Point] = []
+    study = Study([], {})
     for group in _by_dataset(runs):
+        key = group[0][0]
+        plain = study.plain[key.kind, key.dataset, key.source] = []
         votes = [(key, [each for each in of_run if isinstance(each, _Vote)]) for key, of_run in group]
         if votes[0][1]:
-            points.extend(_vote_points(votes, settings))
+            study.points.extend(_vote_points(votes, settings, plain))
         else:
-            points.extend(_single_points(group))
-    return points
+            study.points.extend(_single_points(group, plain))
+    return study
 
 
 def labelled_votes(files: Iterable[Path], *, cap: int | None = None, seed: int = 0) -> list[LabelledRun]:
@@ -160,7 +184,7 @@ def _labelled(arrivals: Arrivals) -> LabelledRun:
     return LabelledRun(votes, arrivals.rights)
 
 
-def study_json(points: Sequence[Point]) -> dict[str, Any]:
+def study_json(study: Study) -> dict[str, Any]:
     """The study as plain values, one row per point. Accuracies in percent; tokens are means per program."""
     return {
         "rows": [
@@ -183,16 +207,16 @@ def study_json(points: Sequence[Point]) -> dict[str, Any]:
                 "saved_at_equal_accuracy_percent": round(point.saved_at_equal_accuracy, 4),
                 "equal_token_accuracy": round(point.score.equal_token_accuracy, 4),
             }
-            for point in points
+            for point in study.points
         ]
     }
 
 
-def study_text(points: Sequence[Point]) -> str:
+def study_text(study: Study) -> str:
     """The study for people: each policy at the largest cap of its dataset."""
     lines = []
-    for panel in dict.fromkeys((point.kind, point.dataset, point.source) for point in points):
-        members = [point for point in points if (point.kind, point.dataset, point.source) == panel]
+    for panel in study.plain:
+        members = [point for point in study.points if point.panel == panel]
         cap = max((point.cap for point in members if point.cap is not None), default=None)
         shown = [point for point in members if point.cap == cap]
         first = shown[0]
@@ -283,10 +307,12 @@ def _recorded(record: Record, place: Place) -> tuple[RunKey, _Recorded]:
         raise TraceFormatError(f"{place}: {error}") from error
 
 
-def _vote_points(runs: Sequence[tuple[RunKey, Sequence[_Vote]]], settings: AllocationSettings) -> Iterator[Point]:
+def _vote_points(
+    runs: Sequence[tuple[RunKey, Sequence[_Vote]]], settings: AllocationSettings, plain: list[PlainBudgets]
+) -> Iterator[Point]:
+    """The points of a dataset; `plain` takes the curves of its runs."""
     most = max(len(vote.ballots) for _, votes in runs for vote in votes)
     caps = [cap for cap in _CAPS if cap <= most] or [most]
-    plain = []
     tallies: defaultdict[tuple[str, int], list[Tally]] = defaultdict(list)
     is_verifiable = runs[0][1][0].is_verifiable
     for key, votes in runs:  # one after the other: shuffled votes take room
@@ -343,8 +369,8 @@ class _VoteRun:
         return fit(_FITTED[policy], taught, detect=min(_DETECT, cap - 1)) if taught else "even"
 
 
-def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]]) -> Iterator[Point]:
-    plain = []
+def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]], plain: list[PlainBudgets]) -> Iterator[Point]:
+    """The points of a dataset; `plain` takes the curves of its runs."""
     tallies: defaultdict[str, list[Tally]] = defaultdict(list)
     for key, programs in runs:
         budgets = PlainBudgets(by_tokens=key.kind == "chains")

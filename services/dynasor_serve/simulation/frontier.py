@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynasor_serve.simulation.allocation import Point
+from dynasor_serve.simulation.allocation import Study
 from dynasor_serve.simulation.replay import MEAN, Row, RunKey
 from dynasor_serve.simulation.scores import PlainBudgets, Score, mean_accuracy
 
@@ -49,25 +49,27 @@ def draw_frontiers(rows: Sequence[Row], curves: Iterable[tuple[RunKey, PlainBudg
     _save(figure, path)
 
 
-def draw_allocation(points: Sequence[Point], path: Path) -> None:
-    """Writes a PNG with one panel per dataset: a line per policy over its caps, and a point per rule for chains.
+def draw_allocation(study: Study, path: Path) -> None:
+    """Writes a PNG with one panel per dataset: a line per policy over its caps; of chains and trees a point per rule.
 
     Raises:
         NoPlots: matplotlib is not installed.
         OSError: the file cannot be written; nothing is left of it.
     """
-    panels = list(dict.fromkeys((point.kind, point.dataset, point.source) for point in points))
-    figure, all_axes = _panels([" · ".join(filter(None, (panel[1], panel[2], panel[0]))) for panel in panels])
-    for panel, axes in zip(panels, all_axes, strict=True):
+    figure, all_axes = _panels([" · ".join(filter(None, (panel[1], panel[2], panel[0]))) for panel in study.plain])
+    for (panel, plain), axes in zip(study.plain.items(), all_axes, strict=True):
         axes.set_xlabel("tokens per program")
-        members = [point for point in points if (point.kind, point.dataset, point.source) == panel]
+        members = [point for point in study.points if point.panel == panel]
+        if members[0].cap is None:
+            full = float(np.mean([budgets.curve()[0][-1] for budgets in plain]))
+            axes.plot(_SHARES * full, mean_accuracy(plain, _SHARES), color="0.6", label="uniform budget", zorder=1)
         for policy in dict.fromkeys(point.policy for point in members):
             line = [point for point in members if point.policy == policy]
             axes.plot(
                 [point.score.tokens for point in line],
                 [point.score.accuracy for point in line],
                 marker="o",
-                markersize=3,
+                markersize=3 if len(line) > 1 else 5,
                 linewidth=1.8 if policy == "even" else 1.0,
                 label=policy,
             )

@@ -45,17 +45,18 @@ def at_the_cap(points: Sequence[Point], policy: str) -> Point:
 
 
 def test_every_policy_is_scored_at_every_cap(votes: Path) -> None:
-    points = study_of([votes], AllocationSettings(shuffles=3))
+    study = study_of([votes], AllocationSettings(shuffles=3))
+    points = study.points
     policies = dict.fromkeys(point.policy for point in points)
     assert {"even", "length", "static-threshold", "initial-curve", "dynamic-curve"} <= policies.keys()
     for policy in policies:
         assert [point.cap for point in points if point.policy == policy] == [4, 5, 6, 8]
     assert all(point.score.questions == QUESTIONS for point in points)
-    assert "d: votes, cap 8; 12 questions" in study_text(points)
+    assert "d: votes, cap 8; 12 questions" in study_text(study)
 
 
 def test_savings_are_against_the_same_program_at_its_cap(votes: Path) -> None:
-    points = study_of([votes], AllocationSettings(shuffles=3))
+    points = study_of([votes], AllocationSettings(shuffles=3)).points
     even, static = at_the_cap(points, "even"), at_the_cap(points, "static-threshold")
     assert (even.saved_percent, even.score.delta_points) == (0.0, 0.0)
     assert even.score.tokens == even.score.tokens_full
@@ -85,7 +86,7 @@ def test_a_policy_is_never_fitted_on_the_questions_that_it_is_scored_on(
 
 def test_a_verifiable_vote_has_one_policy(tmp_path: Path) -> None:
     file = written(tmp_path / "votes.jsonl", verifiable=True)
-    points = study_of([file], AllocationSettings(shuffles=2))
+    points = study_of([file], AllocationSettings(shuffles=2)).points
     assert {point.policy for point in points} == {"even", "first verified"}
     assert at_the_cap(points, "first verified").score.accuracy == 100.0
     assert at_the_cap(points, "first verified").saved_percent > 70
@@ -93,9 +94,9 @@ def test_a_verifiable_vote_has_one_policy(tmp_path: Path) -> None:
 
 def test_chains_and_trees_of_the_bundled_traces_are_one_point_per_rule() -> None:
     files = [TRACES / f"word-problems-{kind}.jsonl.gz" for kind in ("chains", "trees")]
-    points = study_of(files, AllocationSettings())
-    assert {(point.kind, point.cap) for point in points} == {("chains", None), ("trees", None)}
-    assert "word-problems: trees; 12 questions" in study_text(points)
+    study = study_of(files, AllocationSettings())
+    assert {(point.kind, point.cap) for point in study.points} == {("chains", None), ("trees", None)}
+    assert "word-problems: trees; 12 questions" in study_text(study)
 
 
 def test_the_uniform_budget_that_is_as_accurate() -> None:
