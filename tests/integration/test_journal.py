@@ -7,12 +7,15 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from dynasor_serve.certaindex.rules.rule import VoteRule
+from dynasor_serve.certaindex.verdict import Verdict
+from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.engines.client import EngineClient, EngineTimeouts
 from dynasor_serve.programs.events import (
     Accepted,
@@ -26,6 +29,7 @@ from dynasor_serve.programs.events import (
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.program import Program, fold_log
 from dynasor_serve.programs.query import Branch, Query, RewardParameters
+from dynasor_serve.programs.self_consistency import SelfConsistency
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
 from dynasor_serve.state.records import Record, decode, encode
@@ -237,6 +241,36 @@ async def test_ten_thousand_records_become_durable_with_the_final_one(log: Progr
     first, *lines = notice["data"].split(b"\n")[1:]
     assert (int(first), [decode(line) for line in lines]) == (2, written[2:])
     await subscription.aclose()
+
+
+# --- rules that fail
+
+
+class BrokenRule:
+    """A rule of somebody's own."""
+
+    token_window = 0
+
+    def verdict(self, votes: Votes) -> Verdict:
+        raise ZeroDivisionError("division by zero")
+
+
+async def test_a_rule_that_fails_drops_its_program_alone(log: ProgramLog) -> None:
+    """What tells an event is everybody's: the links to the evaluator, the conversation with the scheduler."""
+    await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
+    claim = await claim_of(log, "one")
+    program = program_of(claim)
+    assert isinstance(program.algorithm, SelfConsistency)
+    broken = replace(program, algorithm=replace(program.algorithm, rule=cast("VoteRule", BrokenRule())))
+    ended: list[ProgramDriver] = []
+    async with tools_of(log) as tools:
+        driver = ProgramDriver(claim, broken, tools, on_end=ended.append)
+        driver.start()
+
+        driver.post(evidence(0))
+
+        assert ended == [driver]
+        assert driver.is_over
 
 
 # --- programs with long logs, as they are taken over

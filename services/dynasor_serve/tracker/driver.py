@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _WRITE_RETRY_SECONDS = 0.25
 _FULL_RETRY_SECONDS = 1.0
+_DROPPED = "a program is dropped; its lease will lapse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class ProgramDriver:
 
     def post(self, event: Event) -> None:
         """Something happened. The verdict on it is reached here, and siblings are cancelled here."""
-        if self.is_over or not self._journal.take(event):
+        if self.is_over or not self._taken(event):
             return
         if self.program.stop is not None:
             self.gang.close()
@@ -169,6 +170,15 @@ class ProgramDriver:
 
     # --- from event to log ---
 
+    def _taken(self, event: Event) -> bool:
+        """Whether an event changed anything. A rule may be anybody's: what it raises is not for those who tell it."""
+        try:
+            return self._journal.take(event)
+        except Exception:
+            logger.exception(_DROPPED, extra={"query_id": self.query_id})
+            self.abandon()
+            return False
+
     def _kick(self) -> None:
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_journal())
@@ -192,7 +202,7 @@ class ProgramDriver:
                 self._log("Redis is full; the program waits", error)
                 await asyncio.sleep(_FULL_RETRY_SECONDS * random.uniform(0.5, 1.5))
             except Exception:
-                logger.exception("a program is dropped; its lease will lapse", extra={"query_id": self.query_id})
+                logger.exception(_DROPPED, extra={"query_id": self.query_id})
                 self.abandon()
 
     # --- from state to action ---
