@@ -105,6 +105,8 @@ def proc_file(process: int, name: str) -> str:
                 (r"x>\sqrt{4}", r"(2,\infty)"),
                 (r"(-\infty,\sqrt{4})\cup(5,\infty)", "x<2 or x>5"),
                 (r"\{(1,\sqrt{4}),(3,4)\}", "(3,4),(1,2)"),
+                ("2\\times 7!", "10080"),
+                ("10.80+8.10", "18.90"),
                 (r"f(2)+f(3)=\frac{14}{3}", r"\frac{14}{3}"),
             ],
             [

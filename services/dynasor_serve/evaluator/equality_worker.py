@@ -18,7 +18,7 @@ from math import ceil
 from typing import Any, Final
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import And, Expr, Rational
+from sympy import And, Expr, Float, Rational
 from sympy.core.relational import Relational
 from sympy.sets import Set
 
@@ -127,7 +127,16 @@ def _read(latex: str) -> Any | None:  # sympy has no types
         return None
     # Its own limit of time is a signal that long integer arithmetic does not notice; the pool keeps the time.
     found = parse(f"${latex}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
-    return next((expression for expression in found if not isinstance(expression, str)), None)
+    expression = next((each for each in found if not isinstance(each, str)), None)
+    return expression if expression is None else _exact(expression)
+
+
+def _exact(expression: Any) -> Any:
+    """Return an expression with its decimals as the fractions that they are: 10.8 + 8.1 is 18.9."""
+    if not isinstance(expression, Expr):
+        return expression
+    written = {number: str(number) for number in expression.atoms(Float)}
+    return expression.xreplace({number: Rational(digits) for number, digits in written.items() if "e" not in digits})
 
 
 def _may_be_read(latex: str) -> bool:

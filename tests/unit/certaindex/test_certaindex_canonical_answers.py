@@ -70,6 +70,7 @@ def test_equal_numbers(left: str, right: str, answer_type: AnswerType) -> None:
         ("2^3", "2"),
         ("2^{3}", "2"),
         ("5²", "5"),
+        ("5!", "5"),
     ],
 )
 @pytest.mark.parametrize("answer_type", [AnswerType.NUMBER, AnswerType.MATH])

@@ -96,6 +96,8 @@ def _canonical(answer: str, answer_type: AnswerType) -> Canonical:
     match answer_type:
         case AnswerType.NUMBER:
             key = _number_key(answer, any_unit=True) or _text_key(answer)
+            if key.isdecimal() and answer.rstrip().endswith("!"):  # a factorial, whose sign is no punctuation
+                key += "!"
             return Canonical(key, decided=True)
         case AnswerType.CHOICE:
             letter = _LETTER.fullmatch(answer) if len(answer) <= 80 else None

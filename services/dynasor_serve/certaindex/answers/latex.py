@@ -59,7 +59,7 @@ def normalise_latex(text: str) -> str:
     `*` is `\\cdot`. A percent sign is a unit like others: it is dropped, never taken for a division by 100. What needs
     algebra is left alone. Time is linear in the text; the caller bounds its length.
     """
-    spelled = spell_out(text).replace("{,}", ",").strip().rstrip(".,;:!")
+    spelled = spell_out(text).replace("{,}", ",").strip().rstrip(".,;:")
     if "\\" in spelled:
         spelled = _WORDS.sub(_unwrapped_words, without_text_unit(spelled))
     return _joined(_grouped(_respelled(_TOKEN.findall(spelled))))
