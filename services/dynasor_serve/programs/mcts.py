@@ -22,11 +22,8 @@ the start, when there is nothing but the root, do others wait with it.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import dataclass, replace
 from itertools import chain
-from math import log, sqrt
 from typing import ClassVar, Self
 
 from dynasor_serve.certaindex.rules.parameters import parameter
@@ -38,6 +35,8 @@ from dynasor_serve.programs.events import AnswersCompared, CallFinished, Rewarde
 from dynasor_serve.programs.judged_paths import JudgedPaths, parse_rule_over_paths
 from dynasor_serve.programs.query import Branch, Query, RewardSource
 from dynasor_serve.programs.rewards import reward_call
+from dynasor_serve.programs.rollout import Rollout, Stage
+from dynasor_serve.programs.selection import Selection
 from dynasor_serve.programs.tree import Tree, TreeShape, solution, step_text
 
 
@@ -65,64 +64,6 @@ class MctsParameters(AlgorithmParameters):
         shape = TreeShape.of(query, step_tokens=self.step_tokens, max_depth=self.max_depth)
         judged = JudgedPaths.start(query.answer_type)
         return Mcts(self, rule, judged, Tree(shape), reserve=Reserve.of(query)).advanced()
-
-
-class Stage(Enum):
-    """How far a rollout has come."""
-
-    EXPANDING = auto()  # its candidates are being said and judged
-    COMPLETING = auto()  # its solution is being completed
-    JUDGING = auto()  # its solution is being judged
-    JUDGED = auto()
-    LOST = auto()  # a call of its own was given up
-
-    @property
-    def is_under_way(self) -> bool:
-        return self in (Stage.EXPANDING, Stage.COMPLETING, Stage.JUDGING)
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One solution that is tried out.
-
-    Attributes:
-        node: the node that it expands, then the one that its completion goes on from; None for the root.
-        stage: how far it has come.
-        candidates: the nodes that its expansion asked for.
-        text: of its completion.
-        answer: of its solution.
-        tokens: completion tokens of its calls so far.
-        reward: of its solution, in [0, 1]; 0 until it is judged.
-        calls: those that it waits for now.
-        unverified: calls with the paths that the verifier is to judge.
-    """
-
-    node: int | None
-    stage: Stage
-    candidates: tuple[int, ...] = ()
-    text: str = ""
-    answer: str | None = None
-    tokens: int = 0
-    reward: float = 0.0
-    calls: tuple[Branch, ...] = ()
-    unverified: tuple[tuple[Branch, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What selection knows of the nodes; None is the root.
-
-    Attributes:
-        visits: node -> rollouts that went through it, those under way included.
-        rewards: node -> the sum of their rewards, 0 for those under way.
-        expanding: nodes that are being expanded.
-        children: node -> the steps that were asked for from it, in order.
-    """
-
-    visits: Counter[int | None] = field(default_factory=Counter)
-    rewards: defaultdict[int | None, float] = field(default_factory=lambda: defaultdict(float))
-    expanding: set[int | None] = field(default_factory=set)
-    children: defaultdict[int | None, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,10 +325,10 @@ class Mcts(Algorithm):
         """Starts as many rollouts as there is room for."""
         search = self
         while search.has_room:
-            tally = search.tally()
-            if not search.is_open(None, tally):
+            selection = search.selection()
+            if not selection.is_open(None):
                 break
-            search = search.begun(tally)
+            search = search.begun(selection)
         return search
 
     @property
@@ -404,18 +345,18 @@ class Mcts(Algorithm):
             number, max(known, key=lambda candidate: (self.tree.nodes[candidate].reward or 0.0, -candidate))
         )
 
-    def begun(self, tally: Tally) -> Self:
+    def begun(self, selection: Selection) -> Self:
         """A new rollout selects its node."""
         node: int | None = None
         number = len(self.rollouts)
-        while not self._is_tried_out(node, tally):
-            children = self._open_children(node, tally)
+        while not selection.is_tried_out(node):
+            children = selection.open_children(node)
             if not children:
                 candidates = range(len(self.tree.nodes), len(self.tree.nodes) + self.parameters.expansions)
                 tree = self.tree.grown(node, self.parameters.expansions)
                 search = replace(self, tree=tree, expanders=(*self.expanders, number))
                 return search.with_rollout(number, Rollout(node, Stage.EXPANDING, tuple(candidates)))
-            node = self._best([child for child in children if self.is_open(child, tally)], node, tally)
+            node = selection.best([child for child in children if selection.is_open(child)], node)
         return self.with_rollout(number, Rollout(node, Stage.COMPLETING)).placed(number, node)
 
     def cut_short(self, number: int) -> Self:
@@ -437,65 +378,13 @@ class Mcts(Algorithm):
             return self.with_rollout(number, rollout)
         return self.settled(number, replace(rollout, answer=chosen.answer), chosen.reward)
 
-    # --- selection ---
-
-    def tally(self) -> Tally:
-        """Counts the rollouts."""
-        tally = Tally()
-        for expansion in range(len(self.expanders)):
-            first = expansion * self.parameters.expansions
-            tally.children[self.tree.nodes[first].parent] += range(first, first + self.parameters.expansions)
-        for rollout in self.rollouts:
-            if rollout.stage is Stage.LOST:
-                continue
-            if rollout.stage is Stage.EXPANDING:
-                tally.expanding.add(rollout.node)
-            for node in (*self.tree.steps(rollout.node), None):
-                tally.visits[node] += 1
-                tally.rewards[node] += rollout.reward
-        return tally
-
-    def _is_tried_out(self, node: int | None, tally: Tally) -> bool:
-        """Whether a rollout that comes to a node is completed from it, without a further step."""
-        if node is None:
-            return False
-        chosen = self.tree.nodes[node]
-        return chosen.is_complete or chosen.depth >= self.parameters.max_depth or not tally.visits[node]
-
-    def _open_children(self, node: int | None, tally: Tally) -> list[int]:
-        """The steps from a node that another rollout may take: all but the complete ones that one has taken."""
-        steps = ((number, self.tree.nodes[number]) for number in tally.children[node])
-        return [
-            number
-            for number, step in steps
-            if step.reward is not None and not (step.is_complete and tally.visits[number])
-        ]
-
-    def is_open(self, node: int | None, tally: Tally) -> bool:
-        """Whether a rollout can go through a node now: not where the way down ends at one that is being expanded."""
-        if node in tally.expanding:
-            return False
-        if self._is_tried_out(node, tally):
-            return True
-        children = self._open_children(node, tally)
-        return not children or any(self.is_open(child, tally) for child in children)
-
-    def _best(self, children: list[int], parent: int | None, tally: Tally) -> int:
-        """The child with the largest UCT value; a tie goes to the one asked for first.
-
-        Rounded, so that owners whose libraries differ in the last bit agree on what ties.
-        """
-        return max(children, key=lambda child: (round(self._uct(child, parent, tally), 9), -child))
-
-    def _uct(self, child: int, parent: int | None, tally: Tally) -> float:
-        visits = tally.visits[child]
-        mean = tally.rewards[child] / visits if visits else self.tree.nodes[child].reward or 0.0
-        return uct(mean, visits, tally.visits[parent], self.parameters.exploration)
-
-
-def uct(mean: float, visits: int, parent_visits: int, exploration: float) -> float:
-    """Upper confidence bound of a node: mean + w · sqrt(ln N(parent) / max(1, N(node))).
-
-    As in RAP, a node without a visit is explored like one with one visit: its own judgement stands for that.
-    """
-    return mean + exploration * sqrt(log(max(1, parent_visits)) / max(1, visits))
+    def selection(self) -> Selection:
+        """What the search knows of its nodes now."""
+        return Selection.of(
+            self.tree,
+            self.rollouts,
+            len(self.expanders),
+            expansions=self.parameters.expansions,
+            max_depth=self.parameters.max_depth,
+            exploration=self.parameters.exploration,
+        )

@@ -9,9 +9,11 @@ import pytest
 
 from dynasor_serve.programs.calls import Judge
 from dynasor_serve.programs.events import DeadlineReached, Event, Phase, Rewarded, StopReason
-from dynasor_serve.programs.mcts import Mcts, MctsParameters, Stage, uct
+from dynasor_serve.programs.mcts import Mcts, MctsParameters
 from dynasor_serve.programs.program import Program, directive, finish, fold_log
 from dynasor_serve.programs.query import Branch, RewardSource
+from dynasor_serve.programs.rollout import Stage
+from dynasor_serve.programs.selection import uct
 from dynasor_serve.programs.tree import STEP_END
 from unit.programs.lives import NOW_MS, asked, given_up, judged, said
 
