@@ -65,9 +65,13 @@ class RecordedChain:
         return bool(schedule.interval) or not schedule.marks
 
     def ladder(self) -> Ladder:
-        """What a fixed budget would have scored: cut at a probe, which gives the answer, or run to the end."""
-        cuts = (Ending(each.is_right, each.position + each.tokens) for each in self.trials if each.label is not None)
-        return (*(cut for cut in cuts if cut.tokens < self.end.tokens), self.end)
+        """What a fixed budget would have scored: cut at the last probe that it pays for, or run to the end."""
+        ends = [self.end]
+        for each in reversed(self.trials):  # of trials close together, a long one may cost more than a later one
+            cut = Ending(each.is_right, each.position + each.tokens)
+            if each.label is not None and cut.tokens < ends[-1].tokens:
+                ends.append(cut)
+        return tuple(reversed(ends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def recorded_chain(record: ProbesRecord) -> RecordedChain:
     if record.answer_correct is None or record.final_correct is None:
         missing = "answer_correct" if record.answer_correct is None else "final_correct"
         raise TraceUnscorable(f"{missing} is missing: record which answers are right, or replay other traces")
+    if any(answer and is_right is None for answer, is_right in zip(record.answers, record.answer_correct, strict=True)):
+        raise TraceUnscorable("answer_correct is null for an answer: record which are right, or replay other traces")
     clusters = record.answer_cluster or record.answers
     known: dict[str | int, int] = {}
     labels = [

@@ -64,11 +64,11 @@ class RunKey(NamedTuple):
             kind=kind,
             dataset=record.dataset,
             model=record.model,
-            source=getattr(record, "source", None),
+            source=record.source,
             run_id=record.run_id,
             effort=None if record.effort is None else str(record.effort),
             method=record.method,
-            budget=getattr(record, "budget", None),
+            budget=record.budget,
         )
 
     def name(self, others: Iterable[RunKey]) -> str | None:
@@ -283,11 +283,11 @@ def replay_files(
 
 def _check_new(seen: dict[tuple[object, ...], Place], place: Place, record: Record) -> None:
     fields = ("dataset", "model", "source", "run_id", "effort", "method", "budget", "seed", "rollout", "question_id")
-    identity = (place.file, type(record), *(getattr(record, field, None) for field in fields))
+    identity = (place.file, type(record), *(getattr(record, field) for field in fields))
     first = seen.setdefault(identity, place)
     if first is not place:
         named = ", ".join(
-            f"{field} {value!r}" for field, value in zip(fields, identity[2:], strict=True) if value is not None
+            f"{field} {value!r:.80}" for field, value in zip(fields, identity[2:], strict=True) if value is not None
         )
         raise TraceFormatError(
             f"{place}: line {first.line} has the same identity ({named}); remove one, or tell them apart"

@@ -99,3 +99,8 @@ def test_without_what_is_right_a_chain_cannot_be_scored() -> None:
         chain([], answer_correct=None)
     with pytest.raises(TraceUnscorable, match="final_correct is missing"):
         chain([], final_correct=None)
+
+
+def test_a_cut_that_a_later_one_undercuts_is_no_budget() -> None:
+    recorded = chain([[100, 0, 0.5, 60], [105, 1, 0.5, 5], [300, 1, 0.5, 5]], fields=AT_MARKS)
+    assert recorded.ladder() == (Ending(True, 110), Ending(True, 305), Ending(True, 1000))

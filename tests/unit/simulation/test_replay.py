@@ -48,6 +48,12 @@ def chain(question: str = "q1", **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
+def tree() -> dict[str, Any]:
+    thought = {"thought": "7", "parent": 0, "value": 1.0, "selected": True, "tokens": 10}
+    record = {"dataset": "d", "model": "m", "question_id": "q1", "gold": "7"}
+    return record | {"steps": [{"candidates": [thought]}], "final": [{"thought": "7", "correct": True}]}
+
+
 def written(path: Path, *records: dict[str, Any] | str) -> Path:
     path.write_text("".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in records))
     return path
@@ -139,6 +145,23 @@ def test_two_lines_with_one_identity_are_refused(tmp_path: Path) -> None:
     assert "question_id 'q1'" in str(refused.value)
 
 
+@pytest.mark.parametrize("apart", ["source", "budget", "seed", "rollout"])
+def test_votes_and_trees_have_the_whole_identity_too(apart: str, tmp_path: Path) -> None:
+    names = ("a", "b") if apart == "source" else (1, 2)
+    for number, record in enumerate((votes(), tree())):
+        file = written(tmp_path / f"{number}.jsonl", *(record | {apart: name} for name in names))
+        rows = [row for row in rows_of(file, rules=("even",), shuffles=0) if row["run"] != "mean"]
+        assert len(rows) == (2 if apart in ("source", "budget") else 1)
+        assert [row["source"] for row in rows] == (["a", "b"] if apart == "source" else [None] * len(rows))
+
+
+def test_the_identity_in_a_refusal_is_cut_short(tmp_path: Path) -> None:
+    file = written(tmp_path / "t.jsonl", *[votes("{" * 1_000_000)] * 2)
+    with pytest.raises(TraceFormatError, match="same identity") as refused:
+        replay_files([file], ["even"], ReplaySettings())
+    assert len(str(refused.value)) < 1000
+
+
 def test_the_same_chain_in_two_files_is_taken(tmp_path: Path) -> None:
     files = [written(tmp_path / name, chain()) for name in ("a.jsonl", "b.jsonl")]
     row, _ = rows_of(*files, rules=("even",))
@@ -163,9 +186,18 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         ([chain(probes=[[64, 7, 1, 5]])], "probes[0] has answer 7"),
         ([chain(answer_correct=[True, False])], "answer_correct has 2 entries"),
         ([chain(answer_correct=None)], "answer_correct is missing"),
+        ([chain(answer_correct=[None])], "answer_correct is null for an answer"),
+        ([votes(samples=[{"answer": "7", "correct": True, "tokens": 10**400}])], "samples[0].tokens"),
+        ([chain(probes=[[64, 0, 1, 1e300]])], "probes[0] has 1e+300 tokens"),
+        ([chain(probes=[[64.2, 0, 1, 5], [64.7, 0, 1, 5]])], "probes[0] has token_position 64.2"),
+        ([chain(probes=[[64, 0.5, 1, 5]])], "probes[0] has answer_index 0.5"),
+        ([chain(probes=[[64, 0, 0.5, 5]])], "probes[0] has certain 0.5"),
         (["[" * 100_000], "t.jsonl:1"),
     ],
-    ids=["empty", "no JSON", "negative", "wrong type", "NaN", "index", "out of step", "unscored", "deep"],
+    ids=[
+        *("empty", "no JSON", "negative", "wrong type", "NaN", "index", "out of step", "unscored", "unlabelled"),
+        *("huge", "huge probe", "fractional position", "fractional index", "half certain", "deep"),
+    ],
 )
 def test_bad_traces_are_named_by_line_and_field(
     lines: list[Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

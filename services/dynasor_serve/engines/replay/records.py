@@ -4,7 +4,8 @@ r"""What does a record of the trace format hold? One struct per kind; a line's k
 one search tree. `traces` reads them; which of them a prompt means is `trace_index`'s question. Beside what recorders
 of others write, these optional fields are read, so that a recording of one's own can be played as it was:
 
-- any record: `prompt` (the exact prompt) and `question` (the bare question in it), `run_id`, `method`, `effort`;
+- any record: `prompt` (the exact prompt) and `question` (the bare question in it), `run_id`, `method`, `effort`,
+  `source`, `budget`, `seed`, `rollout`;
 - a sample: `text`, `confidence`, `token_logprobs`;
 - a chain: `text`, `text_positions`, `think_tags`, `reward`;
 - a tree: `value_max`, and `answer` in a candidate or a final candidate.
@@ -24,7 +25,10 @@ GOLD: Final = "=gold"
 #: Sum of three votes of GPT-4 that call a state of Game24 "sure" (20 each): the largest value of those recordings.
 _SURE_VOTES: Final = 60.0
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+#: Beyond it numbers of tokens are no longer exact as floats, and no recording is that long.
+_MOST_TOKENS: Final = 2**53
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Logprob = Annotated[float, msgspec.Meta(le=0)]
 
@@ -32,7 +36,11 @@ _DENSE_FIELDS: Final = ("token_position", "answer_index", "certain", "probe_out_
 
 
 class _Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What every record says of its question. `run_id`, `method` and `effort` tell runs of it by one model apart."""
+    """What every record says of its question.
+
+    `run_id`, `method`, `effort` and `budget` tell runs of it by one model apart, `source` recordings of the same run,
+    `seed` and `rollout` records of one run.
+    """
 
     dataset: str
     model: str
@@ -41,6 +49,10 @@ class _Question(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     method: str | None = None
     effort: str | int | None = None
+    source: str | None = None
+    budget: int | None = None
+    seed: int | None = None
+    rollout: int | None = None
     prompt: str | None = None
     question: str | None = None
 
@@ -154,10 +166,6 @@ class ProbesRecord(_Question, frozen=True, kw_only=True):
     probe_fields: tuple[str, ...] = _DENSE_FIELDS
     finished: bool = True
     final_answer: str | None = None
-    seed: int | None = None
-    budget: int | None = None
-    source: str | None = None
-    rollout: int | None = None
     answer_correct: tuple[bool | None, ...] | None = None
     answer_cluster: tuple[str | int | None, ...] | None = None
     final_cluster: str | int | None = None
@@ -312,6 +320,11 @@ def _check_probes(record: ProbesRecord) -> None:
         if len(row) != width:
             raise ValueError(f"probes[{number}] has {len(row)} numbers; probe_fields names {width}")
         values = dict(zip(record.probe_fields, row, strict=True))
+        for name in ("token_position", "answer_index", "probe_out_tokens"):
+            if not values[name].is_integer():
+                raise ValueError(f"probes[{number}] has {name} {values[name]:g}; give a whole number")
+        if values.get("certain", 1) not in (0, 1):
+            raise ValueError(f"probes[{number}] has certain {values['certain']:g}; give 0 or 1")
         position, answer = values["token_position"], values["answer_index"]
         if not last < position <= record.tokens:
             raise ValueError(
@@ -322,8 +335,8 @@ def _check_probes(record: ProbesRecord) -> None:
             raise ValueError(f"probes[{number}] has answer {answer:g} of {len(record.answers)}; indices count from 0")
         if not 0 <= values.get("confidence", 0) <= 1:
             raise ValueError(f"probes[{number}] has confidence {values['confidence']}; it must be in [0, 1]")
-        if values["probe_out_tokens"] < 0:
-            raise ValueError(f"probes[{number}] has {values['probe_out_tokens']:g} tokens; give 0 or more")
+        if not 0 <= values["probe_out_tokens"] <= _MOST_TOKENS:
+            raise ValueError(f"probes[{number}] has {values['probe_out_tokens']:g} tokens; give 0 to {_MOST_TOKENS}")
 
 
 def _check_positions(record: ProbesRecord) -> None:
