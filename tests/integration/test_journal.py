@@ -24,6 +24,7 @@ from dynasor_serve.programs.events import (
     CancelRequested,
     Claimed,
     Finished,
+    Phase,
     ProgramError,
 )
 from dynasor_serve.programs.ledger import Ledger
@@ -336,6 +337,36 @@ async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_he
         async with asyncio.timeout(8.0):
             while not isinstance((await log.read(claim.query_id, -1))[0].event, Finished):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_a_tracker_that_is_to_go_folds_no_more_of_what_it_has_claimed(
+    redis: Redis, log: ProgramLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty-four long logs take a minute, which nobody grants it."""
+    began, may_end, folded = asyncio.Event(), threading.Event(), 0
+    loop = asyncio.get_running_loop()
+
+    def folded_for_long(claim: Claim) -> Program:
+        nonlocal folded
+        folded += 1
+        loop.call_soon_threadsafe(began.set)
+        may_end.wait(timeout=5)
+        return program_of(claim)
+
+    monkeypatch.setattr("dynasor_serve.tracker.holdings.program_of", folded_for_long)
+    queries = [keys.new_query_id(TENANT) for _ in range(3)]
+    for query_id in queries:
+        await log.accept(query_id, Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
+    async with holdings_of(redis, log) as (holdings, _):
+        await began.wait()
+        draining = asyncio.create_task(holdings.drain(0.0))
+        await asyncio.sleep(0)
+        may_end.set()
+        await draining
+
+    assert folded == 1
+    entries = [await log.entry(query_id) for query_id in queries]
+    assert [entry.phase for entry in entries if entry is not None] == [Phase.QUEUED] * 3
 
 
 async def test_a_log_that_means_something_else_here_ends_its_program_alone(redis: Redis, log: ProgramLog) -> None:

@@ -102,8 +102,9 @@ class Holdings:
 
     async def drain(self, grace_seconds: float) -> None:
         """Claims nothing more, lets programs finish within the grace and hands the rest back."""
-        async with self._claiming:
-            self._is_draining = True
+        self._is_draining = True
+        async with self._claiming:  # whoever is on the way has a driver by then, or is handed back
+            pass
         if self._drivers:
             self._emptied.clear()
             with contextlib.suppress(TimeoutError):
@@ -168,8 +169,13 @@ class Holdings:
                     number=self._claims[shard],
                     adopt_own=adopt_own,
                 )
-                for claim in claims:
-                    await self._begin(claim, asked + self._lease_seconds * 2 / 3)
+                begun = 0
+                while begun < len(claims) and not self._is_draining:
+                    await self._begin(claims[begun], asked + self._lease_seconds * 2 / 3)
+                    begun += 1
+                rest = [claim for claim in claims[begun:] if claim.query_id not in self._drivers]
+                if rest:
+                    await self._release(shard, [Holding(claim.query_id, claim.epoch) for claim in rest])
                 self._claims[shard] += 1
                 is_exhausted = len(claims) < limit
 
