@@ -26,7 +26,7 @@ from dynasor_serve.engines.replay.records import ProbesRecord, Record, SamplesRe
 from dynasor_serve.engines.replay.traces import Place, TraceFormatError, placed_records
 from dynasor_serve.simulation.chains import RecordedChain, recorded_chain, replay_chain
 from dynasor_serve.simulation.outcomes import Ladder, Replayed, TraceUnscorable
-from dynasor_serve.simulation.replay import RunKey
+from dynasor_serve.simulation.replay import RunKey, check_new
 from dynasor_serve.simulation.scores import PlainBudgets, Score, Tally, mean_accuracy, mean_score
 from dynasor_serve.simulation.trees import RecordedTree
 from dynasor_serve.simulation.votes import Arrivals, Ballot, RuleAtVotes, VoteReplay, ballots_of
@@ -132,10 +132,12 @@ def study_of(files: Iterable[Path], settings: AllocationSettings) -> Study:
     """Replays all records of files under all policies.
 
     Raises:
-        TraceFormatError: a line is no record or cannot be scored, or there is none.
+        TraceFormatError: a line is no record, cannot be scored or says what another has said, or there is none.
     """
     runs: defaultdict[RunKey, list[_Recorded]] = defaultdict(list)
+    seen: dict[tuple[object, ...], Place] = {}
     for place, record in placed_records(files):
+        check_new(seen, place, record)
         key, recorded = _recorded(record, place)
         runs[key].append(recorded)
     if not runs:
@@ -161,11 +163,13 @@ def labelled_votes(files: Iterable[Path], *, cap: int | None = None, seed: int =
         seed: of the shuffles.
 
     Raises:
-        TraceFormatError: a line is no record.
+        TraceFormatError: a line is no record, or says what another line of its file has said.
         ProfileError: no question has as many samples.
     """
     votes = []
-    for _, record in placed_records(files):
+    seen: dict[tuple[object, ...], Place] = {}
+    for place, record in placed_records(files):
+        check_new(seen, place, record)
         if isinstance(record, SamplesRecord) and not record.verifiable:
             started = list(ballots_of(record))
             key = RunKey.of(record, "votes")
@@ -366,12 +370,12 @@ class _VoteRun:
             for arrivals in votes[:1]
             if len(arrivals.labels) == cap
         ]
-        return fit(_FITTED[policy], taught, detect=min(_DETECT, cap - 1)) if taught else "even"
+        return fit(_FITTED[policy], taught, detect=min(_DETECT, cap - 1)) if taught and cap > 1 else "even"
 
 
 def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]], plain: list[PlainBudgets]) -> Iterator[Point]:
     """The points of a dataset; `plain` takes the curves of its runs."""
-    tallies: defaultdict[str, list[Tally]] = defaultdict(list)
+    tallies: defaultdict[str, list[tuple[Tally, PlainBudgets]]] = defaultdict(list)  # a rule may not suit every run
     for key, programs in runs:
         budgets = PlainBudgets(by_tokens=key.kind == "chains")
         of_run: defaultdict[str, Tally] = defaultdict(Tally)
@@ -382,15 +386,15 @@ def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]], plain: li
                 of_run[rule].add(program.question_id, replayed)
         plain.append(budgets)
         for rule, tally in of_run.items():
-            tallies[rule].append(tally)
+            tallies[rule].append((tally, budgets))
     for rule, of_rule in tallies.items():
-        yield _point(runs[0][0], rule, None, of_rule, plain)
+        yield _point(runs[0][0], rule, None, *zip(*of_rule, strict=True))
 
 
 def _point(key: RunKey, policy: str, cap: int | None, tallies: Sequence[Tally], plain: Sequence[PlainBudgets]) -> Point:
     scores = [tally.score(budgets) for tally, budgets in zip(tallies, plain, strict=True)]
     score = mean_score(tallies, scores)
-    shares = [score.tokens / budgets.curve()[0][-1] for score, budgets in zip(scores, plain, strict=True)]
+    shares = [1 - score.saved_percent / 100 for score in scores]
     uniform = uniform_share(plain, score.accuracy)
     return Point(
         dataset=key.dataset,

@@ -270,7 +270,7 @@ def replay_files(
     seen: dict[tuple[object, ...], Place] = {}
     count = 0
     for count, (place, record) in enumerate(placed_records(files), start=1):
-        _check_new(seen, place, record)
+        check_new(seen, place, record)
         try:
             replay.take(record)
         except TraceUnscorable as error:
@@ -281,7 +281,17 @@ def replay_files(
     return replay
 
 
-def _check_new(seen: dict[tuple[object, ...], Place], place: Place, record: Record) -> None:
+def check_new(seen: dict[tuple[object, ...], Place], place: Place, record: Record) -> None:
+    """Refuses a record that an earlier line of its file has identified, for it would count twice.
+
+    Args:
+        seen: identity -> where it was seen first; the record is added.
+        place: where the record stands.
+        record: the record.
+
+    Raises:
+        TraceFormatError: the line has the identity of another.
+    """
     fields = ("dataset", "model", "source", "run_id", "effort", "method", "budget", "seed", "rollout", "question_id")
     identity = (place.file, type(record), *(getattr(record, field) for field in fields))
     first = seen.setdefault(identity, place)

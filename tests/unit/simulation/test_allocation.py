@@ -99,6 +99,32 @@ def test_chains_and_trees_of_the_bundled_traces_are_one_point_per_rule() -> None
     assert "word-problems: trees; 12 questions" in study_text(study)
 
 
+def test_runs_that_suit_different_rules_are_each_set_beside_their_own_budget(tmp_path: Path) -> None:
+    probed = {"certain": [[64 * at, 0, 1, 5] for at in range(1, 12)], "confidence": [[100, 0, 1, 5], [200, 0, 1, 5]]}
+    record = {"dataset": "d", "question_id": "q", "gold": "7", "final_answer": "7", "final_correct": True}
+    record |= {"tokens": 1000, "answers": ["7"], "answer_correct": [True]}
+    lines = []
+    for how, probes in probed.items():
+        fields = ["token_position", "answer_index", how, "probe_out_tokens"]
+        lines.append(json.dumps(record | {"model": how, "probe_fields": fields, "probes": probes}))
+    (tmp_path / "chains.jsonl").write_text("\n".join(lines))
+    points = study_of([tmp_path / "chains.jsonl"], AllocationSettings()).points
+    assert {point.policy.partition(":")[0] for point in points} == {"consensus-window", "trial-confidence"}
+    assert all(point.runs == 1 for point in points)
+
+
+def test_a_vote_of_one_sample_spends_it(tmp_path: Path) -> None:
+    file = written(tmp_path / "votes.jsonl", samples=[{"answer": "7", "correct": True, "tokens": 10}])
+    points = study_of([file], AllocationSettings(shuffles=1)).points
+    assert all(point.saved_percent == 0 and point.cap == 1 for point in points)
+
+
+def test_programs_without_tokens_save_none(tmp_path: Path) -> None:
+    file = written(tmp_path / "votes.jsonl", samples=[{"answer": "7", "correct": True, "tokens": 0}] * SAMPLES)
+    points = study_of([file], AllocationSettings(shuffles=1)).points
+    assert {point.saved_at_equal_accuracy for point in points} == {0.0}
+
+
 def test_the_uniform_budget_that_is_as_accurate() -> None:
     budgets = PlainBudgets(by_tokens=False)
     for ladder in ((False, True, True, True), (True, True, True, True)):
@@ -143,6 +169,8 @@ def test_profile_prints_rules_that_can_be_used(
         (("profile", "missing.jsonl"), "no such file"),
         (("bench", "batch", "empty.jsonl"), "hold no record"),
         (("bench", "batch", "broken.jsonl", "--plot", "p.png"), "broken.jsonl:1"),
+        (("bench", "batch", "twice.jsonl"), "twice.jsonl:13: line 1 has the same identity"),
+        (("profile", "twice.jsonl"), "twice.jsonl:13: line 1 has the same identity"),
     ],
 )
 def test_wrong_input_is_told_what_is_right(
@@ -155,6 +183,7 @@ def test_wrong_input_is_told_what_is_right(
     monkeypatch.chdir(votes.parent)
     Path("empty.jsonl").write_text("")
     Path("broken.jsonl").write_text("{")
+    Path("twice.jsonl").write_text(f"{votes.read_text()}\n{votes.read_text()}")
     assert run(monkeypatch, *arguments) == 2
     printed = capsys.readouterr()
     assert said in printed.err
