@@ -394,8 +394,9 @@ def _single_points(runs: Sequence[tuple[RunKey, Sequence[_Recorded]]], plain: li
 def _point(key: RunKey, policy: str, cap: int | None, tallies: Sequence[Tally], plain: Sequence[PlainBudgets]) -> Point:
     scores = [tally.score(budgets) for tally, budgets in zip(tallies, plain, strict=True)]
     score = mean_score(tallies, scores)
-    shares = [1 - score.saved_percent / 100 for score in scores]
-    uniform = uniform_share(plain, score.accuracy)
+    full = [budgets.curve()[0][-1] for budgets in plain]  # tokens at the largest cap
+    shares = [score.tokens / tokens if tokens else 1.0 for score, tokens in zip(scores, full, strict=True)]
+    uniform = uniform_share(plain, score.accuracy) if any(full) else 1.0
     return Point(
         dataset=key.dataset,
         source=key.source,
