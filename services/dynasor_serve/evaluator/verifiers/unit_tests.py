@@ -1,7 +1,7 @@
 """`unit-tests`: does the candidate's Python pass the tests of the task?
 
 The task is Python that is run after the candidate's code and sees its names. The candidate's code is the last block of
-Python in the text (`python_block`), run as an imported module would be: `__name__` is not `__main__`.
+Python in the text, or all of it where there is no block, run as an imported module would be: `__name__` is not `__main__`.
 
 **The reward** is the share of tests passed. A test is each `assert` statement at the top level of the tests, and each
 function at the top level named `test_…`, which are called without arguments after everything else. Where there is
@@ -30,8 +30,8 @@ import secrets
 import signal
 from pathlib import Path
 
+from dynasor_serve.certaindex.answers.code import last_program
 from dynasor_serve.evaluator.sandbox.isolation import End, Ended, IsolationUnavailable, JailLost, Sandbox
-from dynasor_serve.evaluator.verifiers.python_block import last_python_block
 from dynasor_serve.evaluator.verifiers.verifier import (
     CannotVerify,
     InvalidTask,
@@ -80,7 +80,7 @@ class UnitTests:
     async def verify(self, task: str, candidate: str) -> Verification:
         """Return the share of the tests that the candidate passes."""
         token = secrets.token_hex(16)
-        parts = {"token": token, "code": last_python_block(candidate), "tests": task, "reader": self._reader}
+        parts = {"token": token, "code": last_program(candidate) or candidate, "tests": task, "reader": self._reader}
         job = json.dumps(parts).encode()
         for _ in range(_ATTEMPTS):
             try:

@@ -1,4 +1,4 @@
-"""Which Python of a text is the candidate's."""
+"""Which program of a text is meant."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynasor_serve.evaluator.verifiers.python_block import last_python_block
+from dynasor_serve.certaindex.answers.code import last_program
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("x = 1", "x = 1"),
-        ("", ""),
+        ("x = 1", None),
+        ("", None),
         ("Here:\n```python\nx = 1\n```\nDone.", "x = 1"),
         ("```python\nx = 1\n```\nBetter:\n```python\nx = 2\n```", "x = 2"),
         ("```python\nx = 1\n```\nIt prints\n```\n1\n```", "x = 1"),
@@ -22,14 +22,17 @@ from dynasor_serve.evaluator.verifiers.python_block import last_python_block
         ("```py\nx = 1", "x = 1"),
         ("```Python3\nx = 1\ny = 2\n```", "x = 1\ny = 2"),
         ("1. so\n   ```python\n   x = 1\n   ```", "   x = 1"),
-        ("```python\n```", ""),
-        ("```json\n{}\n```", "```json\n{}\n```"),
+        ("```python\n```", None),
+        ("```json\n{}\n```", None),
     ],
 )
-def test_blocks(text: str, code: str) -> None:
-    assert last_python_block(text) == code
+def test_blocks(text: str, code: str | None) -> None:
+    assert last_program(text) == code
 
 
-@given(st.text().filter(lambda code: "```" not in code), st.text().filter(lambda prose: "```" not in prose))
+@given(
+    st.text().filter(lambda code: "```" not in code and code.strip()),
+    st.text().filter(lambda prose: "```" not in prose),
+)
 def test_a_block_is_found_whatever_is_around_it(code: str, prose: str) -> None:
-    assert last_python_block(f"{prose}\n```python\n{code}\n```\n{prose}") == code
+    assert last_program(f"{prose}\n```python\n{code}\n```\n{prose}") == code
