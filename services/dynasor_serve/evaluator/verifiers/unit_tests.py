@@ -1,7 +1,7 @@
 """`unit-tests`: does the candidate's Python pass the tests of the task?
 
 The task is Python that is run after the candidate's code and sees its names. The candidate's code is the last block of
-Python in the text, or all of it where there is no block, run as an imported module would be: `__name__` is not `__main__`.
+Python in the text, or all of it where there is none, run as an imported module would be: `__name__` is not `__main__`.
 
 **The reward** is the share of tests passed. A test is each `assert` statement at the top level of the tests, and each
 function at the top level named `test_…`, which are called without arguments after everything else. Where there is
