@@ -114,7 +114,7 @@ async def test_of_two_pools_of_a_model_one_with_ready_workers_is_chosen(caplog: 
 # --- what a pool is
 
 
-def reward_pool(*states: pb.WorkerState, name: str = "judges") -> pb.Pool:
+def reward_pool(*states: pb.WorkerState.ValueType, name: str = "judges") -> pb.Pool:
     """A pool of a reward model, a worker in each state."""
     workers = [
         pb.Worker(name=f"w{number}", state=state, engine="vllm-classify", message="it is gone")
@@ -172,7 +172,7 @@ async def test_the_only_pool_may_wait_for_its_first_worker() -> None:
         (pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_STARTING),
     ],
 )
-async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple[pb.WorkerState, ...]) -> None:
+async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple[pb.WorkerState.ValueType, ...]) -> None:
     async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
         scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY, name="a"), reward_pool(*states)]
         await directory.pool_for("model")
@@ -185,7 +185,7 @@ async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple
 
 @pytest.mark.parametrize("state", [pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_DRAINING])
 async def test_a_default_judge_that_is_dead_is_named_and_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, state: pb.WorkerState
+    monkeypatch: pytest.MonkeyPatch, state: pb.WorkerState.ValueType
 ) -> None:
     monkeypatch.setattr(pool_directory, "_DEAD_AFTER_SECONDS", 0.0)
     async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:

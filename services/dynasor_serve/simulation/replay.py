@@ -18,7 +18,7 @@ from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence, InvalidRule
 from dynasor_serve.engines.replay.records import ProbesRecord, Record, SamplesRecord, StepsRecord
 from dynasor_serve.engines.replay.traces import Place, TraceFormatError, placed_records
 from dynasor_serve.simulation.chains import RecordedChain, recorded_chain, replay_chain
-from dynasor_serve.simulation.outcomes import TraceUnscorable
+from dynasor_serve.simulation.outcomes import Replayed, TraceUnscorable
 from dynasor_serve.simulation.scores import PlainBudgets, Score, Tally, mean_score
 from dynasor_serve.simulation.trees import RecordedTree
 from dynasor_serve.simulation.votes import Ballot, RuleAtVotes, VoteReplay, ballots_of
@@ -187,18 +187,31 @@ class Replay:
             assert isinstance(parsed, ChainRule)
             self._chain_rules[rule] = parsed
 
-    def _vote(self, key: RunKey, question: str, ballots: Sequence[Ballot], *, is_verifiable: bool = False) -> None:
+    def _vote(
+        self,
+        key: RunKey,
+        question: str,
+        ballots: Sequence[Ballot],
+        unsettled: Sequence[Ballot] | None = None,
+        *,
+        is_verifiable: bool = False,
+    ) -> None:
+        """Replays a vote; `unsettled` are its ballots as they would be without a rule for chains, if there is one."""
         settings, run = self._settings, self._run(key)
         identity = "/".join(str(part) for part in (*key, question))
         generator = random.Random(f"{settings.seed}/{identity}")
         for _ in range(max(1, settings.shuffles)):
-            started = list(ballots)
+            started = list(zip(ballots, unsettled or ballots, strict=True))
             if settings.shuffles:
                 generator.shuffle(started)
-            arrivals = self._votes.arrivals(started[: settings.cap], is_verifiable=is_verifiable)
-            run.plain.add(arrivals.ladder)
+            started = started[: settings.cap]
+            arrivals = full = self._votes.arrivals([ballot for ballot, _ in started], is_verifiable=is_verifiable)
+            if unsettled is not None:
+                full = self._votes.arrivals([ballot for _, ballot in started])
+            run.plain.add(full.ladder)
             for rule, asked in self._vote_rules.items():
-                run.tally(rule).add(question, asked.replay(arrivals, is_verifiable=is_verifiable))
+                stopped = asked.replay(arrivals, is_verifiable=is_verifiable).stopped
+                run.tally(rule).add(question, Replayed(stopped, full.endings[-1]))
         self._used.update(self._vote_rules)
 
     def _take_chain(self, record: ProbesRecord) -> None:
@@ -215,15 +228,17 @@ class Replay:
         self._used.update(fitting)
 
     def _vote_chains(self, key: RunKey, question: str, chains: list[tuple[int, RecordedChain]]) -> None:
-        ballots = []
+        """Replays a vote of chains, against that of the same chains run to their end."""
+        settled, unsettled = [], []
         for _, chain in sorted(chains, key=lambda each: each[0]):
+            whole = Ballot(chain.final_cluster, chain.end.is_right, chain.end.tokens)
+            unsettled.append(whole)
             if self._settling is None or not chain.suits(self._settling):
-                ballots.append(Ballot(chain.final_cluster, chain.end.is_right, chain.end.tokens))
+                settled.append(whole)
             else:
                 stopped = replay_chain(chain, self._settling)
-                ending = stopped.replayed.stopped
-                ballots.append(Ballot(stopped.cluster, ending.is_right, ending.tokens))
-        self._vote(key, question, ballots)
+                settled.append(Ballot(stopped.cluster, *stopped.replayed.stopped))
+        self._vote(key, question, settled, unsettled)
 
     def _take_tree(self, record: StepsRecord) -> None:
         if not self._tree_rules:

@@ -12,7 +12,7 @@ import msgspec
 from dynasor_serve.programs import events
 from dynasor_serve.programs.events import Event
 
-VERSION = 2  # 1 named one algorithm only
+VERSION = 3  # 1 named one algorithm only; by 2 a spent budget left no tokens for an answer
 
 _TYPES: dict[str, type[Event]] = {
     "accepted": events.Accepted,

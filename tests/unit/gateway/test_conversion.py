@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
-from dynasor_serve.certaindex.rules.parameters import Parameter
+from dynasor_serve.certaindex.rules.parameters import NumberParameter
 from dynasor_serve.gateway.conversion import query_from, query_message
 from dynasor_serve.programs.query import InvalidQuery, ProbeParameters, Query
 from dynasor_serve.programs.registry import algorithm_catalogue, parse_algorithm
 
 
-def other_than_default(parameter: Parameter) -> float:
+def other_than_default(parameter: NumberParameter) -> float:
     """A value that the parameter allows."""
+    assert isinstance(parameter.default, int | float)
     middle = (parameter.default + min(parameter.maximum, parameter.default + 4)) / 2
     candidates = (middle, parameter.minimum, parameter.default / 2, parameter.maximum)
     values = map(parameter.kind, candidates)
@@ -26,11 +27,16 @@ def back_and_forth(query: Query) -> Query:
     return query_from(message, model=message.model, rule="not this one", deadline_seconds=1.0)
 
 
-PARAMETERS = [(entry.name, each) for entry in algorithm_catalogue() for each in entry.parameters]
+PARAMETERS = [
+    (entry.name, each)
+    for entry in algorithm_catalogue()
+    for each in entry.parameters
+    if isinstance(each, NumberParameter)
+]
 
 
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids=[f"{name}-{each.name}" for name, each in PARAMETERS])
-def test_every_parameter_of_every_algorithm_is_echoed(name: str, parameter: Parameter) -> None:
+def test_every_parameter_of_every_algorithm_is_echoed(name: str, parameter: NumberParameter) -> None:
     value = other_than_default(parameter)
     algorithm = str(parse_algorithm(f"{name}:{parameter.name}={value}"))
     assert f"{parameter.name}={value!r}" in algorithm
@@ -73,4 +79,5 @@ def test_a_probe_of_samples_is_refused_with_what_would_make_them_chains(probe: p
 
 
 def test_a_probe_that_says_nothing_is_none() -> None:
-    assert query_from(pb.Query(prompt="?", probe=pb.Probe()), model="", rule="even", deadline_seconds=1.0)
+    asked = query_from(pb.Query(prompt="?", probe=pb.Probe()), model="", rule="even", deadline_seconds=1.0)
+    assert asked.probe == ProbeParameters()

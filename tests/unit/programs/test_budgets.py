@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynasor_serve.programs.events import BudgetReached, CallFinished, Checkpointed, Phase, Probed, StopReason
+from dynasor_serve.programs.events import BudgetReached, CallFinished, Checkpointed, Event, Phase, Probed, StopReason
 from dynasor_serve.programs.program import accept, directive, finish, fold, fold_log
 from dynasor_serve.programs.query import Branch, InvalidQuery, RewardSource
 from unit.programs.budget_lives import Spending
@@ -151,7 +151,7 @@ def test_one_that_brings_no_answer_has_spent_the_reserve() -> None:
 def test_a_budget_that_is_told_of_twice_is_reached_once() -> None:
     """As where a reply of Redis is lost: what the log has already is folded once more behind it."""
     first = asked("self-consistency:max_samples=8,width=3", source=None, max_tokens=400, budget=1000)
-    written = [BudgetReached(600), said(0, "Well.", None, tokens=300)]
+    written: list[Event] = [BudgetReached(600), said(0, "Well.", None, tokens=300)]
     here = fold_log([first, *written])
 
     assert fold_log([first, *written, *written]) == here

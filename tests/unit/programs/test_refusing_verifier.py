@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynasor_serve.programs.events import Phase, ProgramError, Rewarded, StopReason
+from dynasor_serve.programs.events import Event, Phase, ProgramError, Rewarded, StopReason
 from dynasor_serve.programs.program import directive, finish, fold, fold_log
 from dynasor_serve.programs.query import Branch, RewardSource
 from dynasor_serve.state.records import decode
@@ -31,7 +31,7 @@ def test_a_refusal_ends_the_program_as_failed_and_shows_what_it_had(algorithm: s
 
 def test_a_refusal_after_the_end_changes_nothing() -> None:
     algorithm = "best-of-n:max_samples=1"
-    log = [asked(algorithm, source=RewardSource.VERIFIER), said(0, "It is 3.", "3"), Rewarded(Branch(0), 1.0)]
+    log: list[Event] = [asked(algorithm, source=RewardSource.VERIFIER), said(0, "It is 3.", "3"), Rewarded(Branch(0), 1.0)]
     done = fold_log(log)
     assert done.stop is not None
 
@@ -39,7 +39,7 @@ def test_a_refusal_after_the_end_changes_nothing() -> None:
 
 
 def test_a_silent_verifier_leaves_a_reward_of_0() -> None:
-    log = [asked("best-of-n:max_samples=1", source=RewardSource.VERIFIER), said(0, "It is 3.", "3")]
+    log: list[Event] = [asked("best-of-n:max_samples=1", source=RewardSource.VERIFIER), said(0, "It is 3.", "3")]
     outcome = finish(fold_log([*log, Rewarded(Branch(0), 0.0, "not verified: it does not answer")]), NOW_MS).outcome
 
     assert (outcome.phase, outcome.answer, outcome.certaindex) == (Phase.SUCCEEDED, "3", 0.0)

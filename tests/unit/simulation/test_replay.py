@@ -115,7 +115,8 @@ def test_chains_of_one_question_may_vote(tmp_path: Path) -> None:
     row, _ = rows_of(file, rules=("majority-locked",), shuffles=0)
     assert (row["kind"], row["tokens_full"], row["tokens"]) == ("votes", 1203.0, 801.0)
     row, _ = rows_of(file, rules=("majority-locked",), shuffles=0, chain_rule=window)
-    assert (row["tokens_full"], row["tokens"], row["accuracy"]) == (3 * 138.0, 2 * 138.0, 100.0)
+    # Against the same chains run to their end, so that what settling them costs and saves is in the row.
+    assert (row["tokens_full"], row["tokens"], row["accuracy"]) == (1203.0, 2 * 138.0, 100.0)
 
 
 def test_on_the_bundled_traces_even_saves_nothing_and_a_locked_majority_changes_nothing() -> None:
