@@ -172,7 +172,9 @@ async def test_the_only_pool_may_wait_for_its_first_worker() -> None:
         (pb.WORKER_STATE_QUARANTINED, pb.WORKER_STATE_STARTING),
     ],
 )
-async def test_the_only_reward_pool_judges_by_default_while_it_can(states: tuple[pb.WorkerState.ValueType, ...]) -> None:
+async def test_the_only_reward_pool_judges_by_default_while_it_can(
+    states: tuple[pb.WorkerState.ValueType, ...],
+) -> None:
     async with scripted_scheduler() as scheduler, directory_of(scheduler.address) as directory:
         scheduler.pools = [pool_message("pool"), reward_pool(pb.WORKER_STATE_READY, name="a"), reward_pool(*states)]
         await directory.pool_for("model")

@@ -31,7 +31,8 @@ def test_a_refusal_ends_the_program_as_failed_and_shows_what_it_had(algorithm: s
 
 def test_a_refusal_after_the_end_changes_nothing() -> None:
     algorithm = "best-of-n:max_samples=1"
-    log: list[Event] = [asked(algorithm, source=RewardSource.VERIFIER), said(0, "It is 3.", "3"), Rewarded(Branch(0), 1.0)]
+    judged = Rewarded(Branch(0), 1.0)
+    log: list[Event] = [asked(algorithm, source=RewardSource.VERIFIER), said(0, "It is 3.", "3"), judged]
     done = fold_log(log)
     assert done.stop is not None
 
