@@ -11,11 +11,12 @@ import typer
 
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import one_line_json
+from dynasor_serve.cli.study import study_json, study_text
 from dynasor_serve.engines.replay.traces import TraceFormatError
 from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_answers
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
 from dynasor_serve.local.questions.question_set import TRACES
-from dynasor_serve.simulation.allocation import AllocationSettings, study_json, study_of, study_text
+from dynasor_serve.simulation.allocation import AllocationSettings, study_of
 from dynasor_serve.simulation.frontier import NoPlots, draw_allocation
 
 app = typer.Typer()

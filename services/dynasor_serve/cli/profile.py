@@ -12,7 +12,7 @@ from dynasor_serve.certaindex.profiler import POLICIES, fit
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import Json, one_line_json
 from dynasor_serve.engines.replay.traces import TraceFormatError
-from dynasor_serve.simulation.allocation import labelled_votes
+from dynasor_serve.simulation.labelling import labelled_votes
 
 app = typer.Typer()
 

@@ -14,17 +14,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dynasor_serve.certaindex.labelled_runs import LabelledRun, ProfileError
 from dynasor_serve.certaindex.profiler import fit
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
-from dynasor_serve.certaindex.votes import Votes
 from dynasor_serve.engines.replay.records import ProbesRecord, Record, SamplesRecord, StepsRecord
 from dynasor_serve.engines.replay.traces import Place, TraceFormatError, placed_records
 from dynasor_serve.simulation.chains import RecordedChain, recorded_chain, replay_chain
+from dynasor_serve.simulation.labelling import labelled
 from dynasor_serve.simulation.outcomes import Ladder, Replayed, TraceUnscorable
 from dynasor_serve.simulation.replay import RunKey, check_new
 from dynasor_serve.simulation.scores import PlainBudgets, Score, Tally, mean_accuracy, mean_score
@@ -154,103 +152,6 @@ def study_of(files: Iterable[Path], settings: AllocationSettings) -> Study:
     return study
 
 
-def labelled_votes(files: Iterable[Path], *, cap: int | None = None, seed: int = 0) -> list[LabelledRun]:
-    """Reads recorded votes as the profiler takes them: one program per question and run, its samples shuffled once.
-
-    Args:
-        files: of the trace format, or directories of them; what is no vote, or is verifiable, is left out.
-        cap: samples of each; questions that have fewer are left out. None takes the fewest that a question has.
-        seed: of the shuffles.
-
-    Raises:
-        TraceFormatError: a line is no record, or says what another line of its file has said.
-        ProfileError: no question has as many samples.
-    """
-    votes = []
-    seen: dict[tuple[object, ...], Place] = {}
-    for place, record in placed_records(files):
-        check_new(seen, place, record)
-        if isinstance(record, SamplesRecord) and not record.verifiable:
-            started = list(ballots_of(record))
-            key = RunKey.of(record, "votes")
-            random.Random("/".join(map(str, (seed, *key, record.question_id)))).shuffle(started)
-            votes.append(started)
-    most = cap or min(map(len, votes), default=0)
-    replay = VoteReplay(width=1)
-    runs = [_labelled(replay.arrivals(started[:most])) for started in votes if most and len(started) >= most]
-    if not runs:
-        raise ProfileError(f"no recorded vote has {most or 'any'} samples; give samples records, or a smaller cap")
-    return runs
-
-
-def _labelled(arrivals: Arrivals) -> LabelledRun:
-    votes = Votes(arrivals.labels, len(arrivals.labels), rewards=arrivals.rewards, tokens=arrivals.tokens)
-    return LabelledRun(votes, arrivals.rights)
-
-
-def study_json(study: Study) -> dict[str, Any]:
-    """The study as plain values, one row per point. Accuracies in percent; tokens are means per program."""
-    return {
-        "rows": [
-            {
-                "dataset": point.dataset,
-                "source": point.source,
-                "kind": point.kind,
-                "policy": point.policy,
-                "cap": point.cap,
-                "runs": point.runs,
-                "questions": point.score.questions,
-                "accuracy": round(point.score.accuracy, 4),
-                "accuracy_full": round(point.score.accuracy_full, 4),
-                "delta_points": round(point.score.delta_points, 4),
-                "delta_low": round(point.score.delta_low, 4),
-                "delta_high": round(point.score.delta_high, 4),
-                "tokens": round(point.score.tokens, 2),
-                "tokens_full": round(point.score.tokens_full, 2),
-                "saved_percent": round(point.saved_percent, 4),
-                "saved_at_equal_accuracy_percent": round(point.saved_at_equal_accuracy, 4),
-                "equal_token_accuracy": round(point.score.equal_token_accuracy, 4),
-            }
-            for point in study.points
-        ]
-    }
-
-
-def study_text(study: Study) -> str:
-    """The study for people: each policy at the largest cap of its dataset."""
-    lines = []
-    for panel in study.plain:
-        members = [point for point in study.points if point.panel == panel]
-        cap = max((point.cap for point in members if point.cap is not None), default=None)
-        shown = [point for point in members if point.cap == cap]
-        first = shown[0]
-        source = f" of {first.source}" if first.source else ""
-        at = f", cap {cap}" if cap is not None else ""
-        lines.append(
-            f"{first.dataset}: {first.kind}{source}{at}; {first.score.questions} questions, mean over {first.runs} "
-            f"{'run' if first.runs == 1 else 'runs'}; full program {first.score.accuracy_full:.1f} % right"
-        )
-        wide = max(len(point.policy) for point in shown)
-        lines.append(f"  {'policy':<{wide}}{_HEADINGS}")
-        lines.extend(f"  {point.policy:<{wide}}{_cells(point)}" for point in shown)
-        lines.append("")
-    return "\n".join(lines)
-
-
-_HEADINGS = (
-    f"{'right':>9}{'change':>8}{'95 % interval':>17}{'saved':>9}{'at equal accuracy':>19}{'plain, equal tokens':>21}"
-)
-
-
-def _cells(point: Point) -> str:
-    score = point.score
-    interval = f"{score.delta_low:+.2f} … {score.delta_high:+.2f}"
-    return (
-        f"{score.accuracy:>7.1f} %{score.delta_points:>+8.2f}{interval:>17}{point.saved_percent:>7.1f} %"
-        f"{point.saved_at_equal_accuracy:>17.1f} %{score.equal_token_accuracy:>19.1f} %"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Vote:
     """A recorded vote."""
@@ -364,7 +265,7 @@ class _VoteRun:
         if policy in _FIXED:
             return _FIXED[policy]
         taught = [
-            _labelled(arrivals)
+            labelled(arrivals)
             for question, votes in self._arrivals[cap].items()
             if _half(question) == taught_by
             for arrivals in votes[:1]

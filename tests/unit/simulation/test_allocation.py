@@ -12,9 +12,10 @@ import pytest
 from dynasor_serve.certaindex.labelled_runs import LabelledRun
 from dynasor_serve.certaindex.rules.registry import parse_vote_rule
 from dynasor_serve.cli.__main__ import main
+from dynasor_serve.cli.study import study_text
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation import allocation
-from dynasor_serve.simulation.allocation import AllocationSettings, Point, study_of, study_text, uniform_share
+from dynasor_serve.simulation.allocation import AllocationSettings, Point, study_of, uniform_share
 from dynasor_serve.simulation.outcomes import Ending
 from dynasor_serve.simulation.scores import PlainBudgets
 
