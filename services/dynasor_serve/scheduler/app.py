@@ -34,7 +34,7 @@ class SchedulerApp:
         self._lease = GroupLease(self._redis, settings.group, settings.name, round(settings.lease_seconds * 1000))
         self._pools = Pools(
             ordering=settings.ordering,
-            longest_wait_seconds=settings.longest_wait_seconds,
+            fairness=settings.fairness,
             metrics=self._metrics,
         )
         self._health = WorkerHealth(

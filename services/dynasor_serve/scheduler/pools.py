@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.scheduler.conversion import call_end_from, grant_message, want_from, worker_message
 from dynasor_serve.scheduling.demand import CallId
+from dynasor_serve.scheduling.fairness import Fairness
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import WorkerState
 from dynasor_serve.scheduling.pool import Pool
@@ -47,9 +48,9 @@ class TrackerSession:
 class Pools:
     """All pools, and the sessions of the trackers."""
 
-    def __init__(self, *, ordering: str, longest_wait_seconds: float, metrics: Metrics) -> None:
+    def __init__(self, *, ordering: str, fairness: Fairness, metrics: Metrics) -> None:
         self._ordering = ordering
-        self._longest_wait_seconds = longest_wait_seconds
+        self._fairness = fairness
         self._metrics = metrics
         self._served: dict[str, ServedPool] = {}  # pool name -> pool
         self._sessions: dict[str, TrackerSession] = {}  # tracker -> its newest session
@@ -180,7 +181,7 @@ class Pools:
         served = self._served.get(name)
         if served is None:
             # A want for a pool that nobody has registered yet waits: after a fail-over trackers may come first.
-            pool = Pool(parse_ordering(self._ordering), longest_wait_seconds=self._longest_wait_seconds)
+            pool = Pool(parse_ordering(self._ordering), self._fairness)
             served = self._served[name] = ServedPool(model="", pool=pool)
         return served
 

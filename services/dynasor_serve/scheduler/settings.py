@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.rpc.settings import StatefulSettings
+from dynasor_serve.scheduling.fairness import LEAST_TRICKLE_GRANTS, Fairness
 
 
 class WorkerSettings(BaseModel):
@@ -37,7 +40,22 @@ class SchedulerSettings(StatefulSettings):
     longest_wait_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Ageing bound: a call that has waited this long goes first, whatever the ordering.",
+        description="Ageing bound: a call that has waited this long goes before all that have not, oldest first.",
+    )
+    longest_wait_shares: float = Field(
+        default=16.0,
+        ge=1,
+        description="Ageing bound: a program that was passed over for so many of its fair shares goes first. Its fair "
+        "share of a grant is 1 / programs that wait.",
+    )
+    trickle_grants: int = Field(
+        default=16,
+        ge=LEAST_TRICKLE_GRANTS,
+        description="Of so many grants in a row at least one goes to each class that waits, batch too.",
+    )
+    tenant_weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
+        default_factory=dict,
+        description='Weights under fair-virtual-time (JSON, {"TENANT": 2}); who is not named weighs 1.',
     )
     workers: tuple[WorkerSettings, ...] = Field(default=(), description="Workers known from the start (JSON list).")
     lease_seconds: float = Field(
@@ -50,3 +68,13 @@ class SchedulerSettings(StatefulSettings):
     probe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Patience of a health check: an engine on a busy CPU answers slowly."
     )
+
+    @property
+    def fairness(self) -> Fairness:
+        """What every pool promises whatever its ordering."""
+        return Fairness(
+            longest_wait_seconds=self.longest_wait_seconds,
+            longest_wait_shares=self.longest_wait_shares,
+            trickle_grants=self.trickle_grants,
+            tenant_weights=self.tenant_weights,
+        )

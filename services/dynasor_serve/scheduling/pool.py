@@ -11,16 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
+from dynasor_serve.scheduling.backlog import CLASSES, Backlog, Entry
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
-from dynasor_serve.scheduling.history import BranchHistory
+from dynasor_serve.scheduling.fairness import Fairness, PassedOver, ProgramKey, Trickle
+from dynasor_serve.scheduling.history import MOST_TOKENS_PER_BRANCH, BranchHistory
 from dynasor_serve.scheduling.orderings.registry import Ordering
 from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, Worker, WorkerState, least_work
+from dynasor_serve.scheduling.tenants import TenantShares
 
 FORGET_DRAINED_SECONDS = 60.0  # longer than any tracker takes to reconnect
 _CLASS_STRIDE = 1_000_000  # of the engine priority, so that a class never overtakes a more urgent one
-
-
-_MOST_STALE_ENTRIES = 64  # in a heap, beside as many as calls wait; then it is rebuilt
+_MOST_STALE_ENTRIES = 64  # in the queue by age, beside as many as calls wait; then it is rebuilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +39,46 @@ class _Program:
     version: int = 0  # of the want; entries of the heap with another one are stale
     home: str = ""  # the worker that has its prefixes; of programs whose calls share them
 
+    @property
+    def key(self) -> ProgramKey:
+        return self.tracker, self.want.program
+
+    @property
+    def rank(self) -> int:
+        return max(0, min(CLASSES - 1, self.want.class_rank))
+
 
 @dataclass(frozen=True, slots=True)
 class _Running:
     tracker: str
     algorithm: str
     worker: str
+    tenant: str = ""
+    charged_tokens: float = 0.0  # to the tenant
 
 
-# (class rank, key, arrival of the program, arrival of the call, version of the want, call): smaller goes first
-_Entry = tuple[int, float, int, int, int, CallId]
 _Aged = tuple[float, int, CallId]  # (wanted at [s], arrival of the call, call)
 
 
 class Pool:
     """Grants calls to the programs of one model.
 
-    `longest_wait_seconds` is the ageing bound: a call that has waited longer goes first, oldest first, whatever the
-    ordering and class say.
+    A more urgent class goes first, and within a class the ordering decides, but for what `Fairness` promises: first a
+    class whose trickle is due, then a program that was passed over too often, then a call that has waited too long.
     """
 
-    def __init__(self, ordering: Ordering, *, longest_wait_seconds: float) -> None:
+    def __init__(self, ordering: Ordering, fairness: Fairness) -> None:
         self._ordering = ordering
-        self._longest_wait_seconds = longest_wait_seconds
+        self._longest_wait_seconds = fairness.longest_wait_seconds
+        self._trickle = Trickle(fairness.trickle_grants)
+        self._passed_over = PassedOver(fairness.longest_wait_shares)
         self._history = BranchHistory()
         self._workers: dict[str, Worker] = {}  # name -> worker
-        # (tracker, program) -> its want; while a lease changes hands, two trackers may want the same program
-        self._programs: dict[tuple[str, str], _Program] = {}
+        # While a lease changes hands, two trackers may want the same program.
+        self._programs: dict[ProgramKey, _Program] = {}
         self._waiting: dict[CallId, _Program] = {}  # waiting call -> whose it is
         self._running: dict[CallId, _Running] = {}  # granted or running call -> where
-        self._heap: list[_Entry] = []
+        self._backlog = Backlog(TenantShares(fairness.tenant_weights), self._is_current)
         self._oldest: list[_Aged] = []  # a heap by age
         self._arrivals = count()
         self._versions = count()
@@ -87,7 +98,7 @@ class Pool:
     @property
     def queue_entries(self) -> int:
         """Entries that the queues hold, stale ones included: at most a few times the calls that wait."""
-        return len(self._heap) + len(self._oldest)
+        return self._backlog.entries + len(self._oldest)
 
     # --- what trackers say ---
 
@@ -99,20 +110,21 @@ class Pool:
             self._programs[tracker, want.program] = program
         program.want, program.version = want, next(self._versions)
         for call in program.waiting.keys() - set(want.calls):
-            del program.waiting[call], self._waiting[call]
+            self._take_out(call)
         for call in want.calls:
             if call not in self._waiting and call not in self._running:
                 arrival = next(self._arrivals)
                 program.waiting[call] = _Waiting(arrival, now)
                 self._waiting[call] = program
+                self._passed_over.waits(program.key)
                 heapq.heappush(self._oldest, (now, arrival, call))
         self._push(program)
 
     def withdraw(self, tracker: str, program: str) -> None:
         """Forgets what a tracker's program wants. Its running calls still end one by one."""
         gone = self._programs.pop((tracker, program), None)
-        for call in gone.waiting if gone else ():
-            del self._waiting[call]
+        for call in list(gone.waiting) if gone else ():
+            self._take_out(call)
         self._drop_stale_entries()
 
     def restate_running(self, tracker: str, call: CallId, worker: str, algorithm: str = "") -> None:
@@ -121,9 +133,8 @@ class Pool:
         self._running[call] = _Running(tracker, algorithm, worker)
         if worker in self._workers:
             self._workers[worker].in_flight[call] = self._history.tokens_per_branch(algorithm, 0)
-        program = self._waiting.pop(call, None)
-        if program is not None:
-            del program.waiting[call]
+        if call in self._waiting:
+            self._take_out(call)
 
     def ended(self, call: CallId, end: CallEnd, tokens: int) -> None:
         """A call no longer runs; its place is free."""
@@ -136,6 +147,9 @@ class Pool:
             self._judge(worker, end)
         if end is CallEnd.FINISHED:
             self._history.observe(running.algorithm, tokens)
+        if 0 <= tokens <= MOST_TOKENS_PER_BRANCH:  # else the forecast is the better guess
+            self._backlog.settle(running.tenant, tokens - running.charged_tokens)
+        self._drop_stale_entries()
 
     def tracker_gone(self, tracker: str) -> list[CallId]:
         """Forgets a tracker: its calls died with it, or it will restate them. Returns the calls it ran."""
@@ -214,39 +228,58 @@ class Pool:
         return worker is not None and worker.state is WorkerState.READY
 
     def _next_call(self, now: float) -> CallId | None:
+        firsts = [self._backlog.first(rank) for rank in range(CLASSES)]
+        rank = self._trickle.due([call is not None for call in firsts])
+        if rank is not None:
+            return firsts[rank]
+        passed_over = self._passed_over.due()
+        if passed_over is not None:
+            return next(iter(self._programs[passed_over].waiting))
         while self._oldest and not self._still_waits(self._oldest[0]):
             heapq.heappop(self._oldest)
         if self._oldest and now - self._oldest[0][0] > self._longest_wait_seconds:
             return self._oldest[0][2]
-        while self._heap and not self._is_current(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][-1] if self._heap else None
+        return next((call for call in firsts if call is not None), None)
 
     def _grant(self, call: CallId, worker: Worker, now: float) -> Grant:
-        program = self._waiting.pop(call)
-        want = program.want
+        program = self._waiting[call]
+        want, tenant = program.want, self._tenant(program.want)
         tokens = self._tokens_per_branch(want)
-        waited = now - program.waiting.pop(call).wanted_at
+        waited = now - program.waiting[call].wanted_at
+        self._trickle.granted(program.rank)
+        self._passed_over.granted(program.key)
+        self._backlog.serve(tenant, tokens)
+        self._take_out(call)
         worker.in_flight[call] = tokens
         if want.shares_prefixes and not self._is_ready(program.home):
             program.home = worker.name
-        self._running[call] = _Running(program.tracker, want.algorithm, worker.name)
-        priority = want.class_rank * _CLASS_STRIDE + self._ordering.engine_priority(want, tokens)
+        self._running[call] = _Running(program.tracker, want.algorithm, worker.name, tenant, tokens)
+        priority = program.rank * _CLASS_STRIDE + self._ordering.engine_priority(want, tokens)
         return Grant(program.tracker, call, worker.name, worker.url, worker.engine, priority, waited)
+
+    def _take_out(self, call: CallId) -> None:
+        """A call waits no longer."""
+        program = self._waiting.pop(call)
+        del program.waiting[call]
+        if not program.waiting:
+            self._passed_over.gone(program.key)
 
     def _push(self, program: _Program) -> None:
         want = program.want
         tokens = self._tokens_per_branch(want)
         for call, waiting in program.waiting.items():
             key = self._ordering.key(want, waiting.arrival, tokens)
-            entry = (want.class_rank, key, program.arrival, waiting.arrival, program.version, call)
-            heapq.heappush(self._heap, entry)
+            entry = Entry(key, program.arrival, waiting.arrival, program.version, call)
+            self._backlog.push(program.rank, self._tenant(want), entry)
         self._drop_stale_entries()
 
-    def _is_current(self, entry: _Entry) -> bool:
-        *_, version, call = entry
-        program = self._waiting.get(call)
-        return program is not None and program.version == version
+    def _tenant(self, want: Want) -> str:
+        """Whose virtual time counts; all are one where tenants do not share."""
+        return want.tenant if self._ordering.tenants_share else ""
+
+    def _is_current(self, entry: Entry) -> bool:
+        program = self._waiting.get(entry.call)
+        return program is not None and program.version == entry.version
 
     def _still_waits(self, entry: _Aged) -> bool:
         _, arrival, call = entry
@@ -254,11 +287,9 @@ class Pool:
         return program is not None and program.waiting[call].arrival == arrival
 
     def _drop_stale_entries(self) -> None:
-        """Rebuilds the heaps once most of their entries are stale; the cost is shared by those that became so."""
+        """Rebuilds queues once most of their entries are stale; the cost is shared by those that became so."""
+        self._backlog.sweep(len(self._waiting))
         most = 2 * len(self._waiting) + _MOST_STALE_ENTRIES if self._waiting else 0
-        if len(self._heap) > most:
-            self._heap = list(filter(self._is_current, self._heap))
-            heapq.heapify(self._heap)
         if len(self._oldest) > most:
             self._oldest = list(filter(self._still_waits, self._oldest))
             heapq.heapify(self._oldest)

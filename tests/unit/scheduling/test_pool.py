@@ -11,58 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
-from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
-from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, Worker, WorkerState
+from dynasor_serve.scheduling.fairness import Fairness
+from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, ordering_names, parse_ordering
+from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, WorkerState
 from dynasor_serve.scheduling.pool import FORGET_DRAINED_SECONDS, Pool
-
-LONG = 1e9  # seconds; no call ages
-
-
-def pool_with(*places: int, ordering: str = "fcfs", longest_wait_seconds: float = LONG) -> Pool:
-    """A pool of ready workers `w0`, `w1`… with so many places each."""
-    pool = Pool(parse_ordering(ordering), longest_wait_seconds=longest_wait_seconds)
-    for number, max_in_flight in enumerate(places):
-        pool.add_worker(f"w{number}", f"http://w{number}", "replay", max_in_flight)
-        pool.worker_health(f"w{number}", healthy=True)
-    return pool
-
-
-def wanting(
-    program: str, *branches: int, knob: int = 8, mean_tokens: float = 100.0, class_rank: int = 1, attempt: str = "1.1"
-) -> Want:
-    return Want(
-        program=program,
-        pool="pool",
-        algorithm="self-consistency",
-        calls=tuple(CallId(program, branch, attempt) for branch in branches),
-        class_rank=class_rank,
-        tenant="default",
-        remaining_knob=knob,
-        mean_tokens_per_branch=mean_tokens,
-        accepted_at_ms=0,
-        deadline_ms=1_000_000,
-        tokens_spent=0,
-    )
-
-
-def granted(pool: Pool, now: float = 0.0) -> list[str]:
-    """The calls granted now, as `program/branch`."""
-    return [f"{grant.call.program}/{grant.call.branch}" for grant in pool.grants(now)]
-
-
-def order_of(pool: Pool, now: float = 0.0) -> list[str]:
-    """The order in which one place after the other is given away."""
-    order = []
-    while grants := pool.grants(now):
-        for grant in grants:
-            order.append(f"{grant.call.program}/{grant.call.branch}")
-            pool.ended(grant.call, CallEnd.CANCELLED, 0)
-    return order
-
-
-def worker(pool: Pool, name: str = "w0") -> Worker:
-    return next(each for each in pool.workers if each.name == name)
-
+from unit.scheduling.pools import NO_PROMISES, granted, order_of, pool_with, wanting, worker
 
 # --- homes
 
@@ -143,7 +96,7 @@ def test_gang_shortest_follows_a_program_that_becomes_shorter() -> None:
     assert order_of(pool) == ["b/0", "b/1", "a/1"]
 
 
-@pytest.mark.parametrize("ordering", ["fcfs", "gang-shortest"])
+@pytest.mark.parametrize("ordering", ordering_names())
 def test_equal_programs_go_by_arrival(ordering: str) -> None:
     pool = pool_with(1, ordering=ordering)
     for name in "cab":
@@ -152,7 +105,7 @@ def test_equal_programs_go_by_arrival(ordering: str) -> None:
     assert order_of(pool) == ["c/1", "c/0", "a/1", "a/0", "b/1", "b/0"]
 
 
-@pytest.mark.parametrize("ordering", ["fcfs", "gang-shortest"])
+@pytest.mark.parametrize("ordering", ordering_names())
 def test_a_more_urgent_class_goes_first(ordering: str) -> None:
     pool = pool_with(1, ordering=ordering)
     pool.want("t", wanting("batch", 0, class_rank=2, knob=1), 0.0)
@@ -162,7 +115,7 @@ def test_a_more_urgent_class_goes_first(ordering: str) -> None:
     assert order_of(pool) == ["interactive/0", "standard/0", "batch/0"]
 
 
-@pytest.mark.parametrize("ordering", ["fcfs", "gang-shortest"])
+@pytest.mark.parametrize("ordering", ordering_names())
 def test_the_engines_priority_follows_class_and_ordering(ordering: str) -> None:
     pool = pool_with(9, ordering=ordering)
     wants = [
@@ -180,7 +133,7 @@ def test_the_engines_priority_follows_class_and_ordering(ordering: str) -> None:
 
 
 def test_a_call_that_has_waited_too_long_goes_first() -> None:
-    pool = pool_with(1, ordering="gang-shortest", longest_wait_seconds=60)
+    pool = pool_with(1, ordering="gang-shortest", fairness=Fairness(longest_wait_seconds=60))
     pool.want("t", wanting("old", 0, class_rank=2, knob=1000), 0.0)
     pool.want("t", wanting("older", 0, class_rank=2, knob=2000), -5.0)
     pool.want("t", wanting("new", 0, class_rank=0, knob=1), 59.0)
@@ -193,7 +146,7 @@ def test_a_call_that_has_waited_too_long_goes_first() -> None:
 
 
 def test_a_grant_that_came_back_waits_anew() -> None:
-    pool = pool_with(1, longest_wait_seconds=60)
+    pool = pool_with(1, fairness=Fairness(longest_wait_seconds=60))
     pool.want("t", wanting("a", 0), 0.0)
     (grant,) = pool.grants(50.0)
     pool.ended(grant.call, CallEnd.NOT_STARTED, 0)
@@ -276,7 +229,7 @@ def test_other_ends_are_not_the_workers_fault(end: CallEnd) -> None:
 
 
 def test_a_sick_or_starting_worker_gets_nothing() -> None:
-    pool = Pool(parse_ordering("fcfs"), longest_wait_seconds=LONG)
+    pool = Pool(parse_ordering("fcfs"), NO_PROMISES)
     pool.add_worker("w0", "http://w0", "replay", 4)
     pool.want("t", wanting("a", 0), 0.0)
     assert granted(pool) == []
@@ -416,7 +369,7 @@ def test_a_restated_call_no_longer_waits() -> None:
 
 
 def test_a_worker_that_is_known_late_finds_its_restated_calls() -> None:
-    pool = Pool(parse_ordering("fcfs"), longest_wait_seconds=LONG)
+    pool = Pool(parse_ordering("fcfs"), NO_PROMISES)
     pool.restate_running("t", CallId("a", 0, "1.1"), "w0")
     pool.want("t", wanting("b", 0), 0.0)
     pool.add_worker("w0", "http://w0", "replay", 1)
@@ -457,11 +410,12 @@ class Tracked:
 class AnyHistory(RuleBasedStateMachine):
     """Trackers want, end, withdraw, leave and restate in any order, and workers come and go."""
 
+    ordering = "gang-shortest"
     programs = Bundle("programs")
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = pool_with(2, 3, ordering="gang-shortest", longest_wait_seconds=50)
+        self.pool = pool_with(2, 3, ordering=self.ordering, fairness=Fairness(longest_wait_seconds=50))
         self.now = 0.0
         self.names = 0
         self.tracked: dict[str, Tracked] = {}
@@ -480,8 +434,9 @@ class AnyHistory(RuleBasedStateMachine):
         knob=st.integers(0, 9),
         mean_tokens=st.sampled_from([0.0, 50.0, 500.0]),
         class_rank=st.integers(0, 2),
+        tenant=st.sampled_from(["one", "another"]),
     )
-    def want(self, name: str, branches: set[int], knob: int, mean_tokens: float, class_rank: int) -> None:
+    def want(self, name: str, branches: set[int], knob: int, mean_tokens: float, class_rank: int, tenant: str) -> None:
         program = self.tracked[name]
         want = wanting(
             name,
@@ -491,7 +446,7 @@ class AnyHistory(RuleBasedStateMachine):
             class_rank=class_rank,
             attempt=f"1.{self.attempts[name]}",
         )
-        self.pool.want(program.tracker, want, self.now)
+        self.pool.want(program.tracker, replace(want, tenant=tenant), self.now)
 
     @rule(seconds=st.floats(0, 30))
     def time_passes(self, seconds: float) -> None:
@@ -560,7 +515,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def queues_stay_small(self) -> None:
-        assert self.pool.queue_entries <= 4 * self.pool.waiting_calls + 128
+        assert self.pool.queue_entries <= 6 * self.pool.waiting_calls + 128
 
     @precondition(lambda self: self.tracked)
     @rule()
@@ -592,7 +547,14 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.pool.queue_entries == 0, "what has ended is remembered"
 
 
+class AnyHistoryOfTenants(AnyHistory):
+    """The same where tenants take turns."""
+
+    ordering = "fair-virtual-time"
+
+
 TestAnyHistory = AnyHistory.TestCase
+TestAnyHistoryOfTenants = AnyHistoryOfTenants.TestCase
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 2)), min_size=1, max_size=12), st.integers(1, 4))

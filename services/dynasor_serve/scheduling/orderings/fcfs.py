@@ -13,6 +13,7 @@ class Fcfs:
     """Calls in the order in which they were first wanted, whatever program they belong to."""
 
     name: ClassVar[str] = "fcfs"
+    tenants_share: ClassVar[bool] = False
 
     def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
         return arrival

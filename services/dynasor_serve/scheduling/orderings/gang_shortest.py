@@ -17,9 +17,12 @@ class GangShortest:
     """Programs with the fewest predicted remaining tokens first."""
 
     name: ClassVar[str] = "gang-shortest"
+    tenants_share: ClassVar[bool] = False
 
     def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
-        return want.remaining_knob * tokens_per_branch
+        # A knob that cannot be is as good as unknown: what is wanted now is the least that remains.
+        knob = want.remaining_knob if want.remaining_knob >= 0 else len(want.calls)
+        return knob * tokens_per_branch
 
     def engine_priority(self, want: Want, tokens_per_branch: float) -> int:
-        return min(999_999, int(want.remaining_knob * tokens_per_branch))
+        return min(999_999, int(self.key(want, 0, tokens_per_branch)))

@@ -1,0 +1,45 @@
+"""How much has each tenant been served? Virtual time: completion tokens divided by the tenant's weight.
+
+Start-time fair queuing (Goyal et al., SIGCOMM'96): the tenant with the smallest virtual time goes next, and one that
+had nothing to ask for starts at the present virtual time, so idle time is neither owed nor held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+
+class TenantShares:
+    """Virtual times of the tenants of one pool."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """`weights` are positive; a tenant that is not in them weighs 1."""
+        self._weights = weights
+        self._virtual_times: dict[str, float] = {}  # tenant -> tokens / weight
+        self._now = 0.0  # the largest virtual time at which somebody was served
+
+    def __len__(self) -> int:
+        return len(self._virtual_times)
+
+    def virtual_time(self, tenant: str) -> float:
+        """Where a tenant stands, in tokens / weight; one that is unknown stands at the present."""
+        return self._virtual_times.get(tenant, self._now)
+
+    def begin(self, tenant: str) -> None:
+        """A tenant that waited for nothing waits for something now."""
+        self._virtual_times[tenant] = max(self.virtual_time(tenant), self._now)
+
+    def serve(self, tenant: str, tokens: float) -> None:
+        """A call was granted; it is charged what it is forecast to take."""
+        self._now = max(self._now, self.virtual_time(tenant))
+        self.charge(tenant, tokens)
+
+    def charge(self, tenant: str, tokens: float) -> None:
+        """Adds tokens to what a tenant has been served, or takes back some that it was not."""
+        self._virtual_times[tenant] = self.virtual_time(tenant) + tokens / self._weights.get(tenant, 1.0)
+
+    def forget_all_but(self, tenants: Collection[str]) -> None:
+        """Forgets those at or before the present, who would start there anyway, except the named."""
+        self._virtual_times = {
+            tenant: time for tenant, time in self._virtual_times.items() if time > self._now or tenant in tenants
+        }
