@@ -109,8 +109,6 @@ class Pool:
             program = _Program(tracker, want, next(self._arrivals))
             self._programs[tracker, want.program] = program
         program.want, program.version = want, next(self._versions)
-        for call in program.waiting.keys() - set(want.calls):
-            self._take_out(call)
         for call in want.calls:
             if call not in self._waiting and call not in self._running:
                 arrival = next(self._arrivals)
@@ -118,6 +116,9 @@ class Pool:
                 self._waiting[call] = program
                 self._passed_over.waits(program.key)
                 heapq.heappush(self._oldest, (now, arrival, call))
+        # After what is new: a program that wants other calls than before has not stopped to wait.
+        for call in program.waiting.keys() - set(want.calls):
+            self._take_out(call)
         self._push(program)
 
     def withdraw(self, tracker: str, program: str) -> None:

@@ -264,3 +264,17 @@ def test_aged_calls_of_one_class_leave_the_others_their_trickle() -> None:
         pool.ended(grant.call, CallEnd.FINISHED, 100)
 
     assert all("urgent" in order[start : start + 10] for start in range(21))
+
+
+def test_a_program_that_wants_other_calls_instead_has_not_stopped_to_wait() -> None:
+    fairness = Fairness(longest_wait_seconds=LONG, longest_wait_shares=4)
+    pool = pool_with(1, ordering="gang-shortest", fairness=fairness)
+    pool.want("t", wanting("favoured", *range(100), knob=1), 0.0)
+    order = []
+    for number in range(int(bound(fairness, programs=2))):
+        pool.want("t", wanting("fickle", 0, knob=99, attempt=f"1.{number}"), 0.0)
+        (grant,) = pool.grants(0.0)
+        order.append(grant.call.program)
+        pool.ended(grant.call, CallEnd.FINISHED, 100)
+
+    assert "fickle" in order
