@@ -37,7 +37,7 @@ run: $(INSTALLED) ## Start everything on this machine, answer the bundled questi
 up: $(INSTALLED) ## Start everything on this machine and keep it running until Ctrl-C
 	$(BIN)/dynasor up --engine $(ENGINE)
 
-test: $(INSTALLED) ## Run all tests that need no inference engine (under five minutes)
+test: $(INSTALLED) ## Run all tests that need no inference engine (six to eight minutes on two cores)
 	$(BIN)/pytest -m "not engine" $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-quick: $(INSTALLED) ## Run the tests that take no longer than a few seconds each
