@@ -396,6 +396,51 @@ def test_wants_that_are_restated_for_ever_do_not_pile_up() -> None:
     assert pool.queue_entries < 200
 
 
+class CountedKey(float):
+    """A key that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: float) -> bool:
+        CountedKey.comparisons += 1
+        return float(self) < float(other)
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.comparisons += 1
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """An ordering whose keys count their comparisons."""
+
+    name: str = "counting"
+    tenants_share: bool = False
+
+    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+        return CountedKey(want.remaining_knob)
+
+    def engine_priority(self, want: Want, tokens_per_branch: float) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("programs", [64, 4096])
+def test_a_decision_costs_logarithmically_many_comparisons(programs: int) -> None:
+    pool = Pool(Counting(), Fairness())
+    pool.add_worker("w0", "http://w0", "replay", 1)
+    pool.worker_health("w0", healthy=True)
+    for number in range(programs):
+        pool.want("t", wanting(str(number), 0, knob=number * 7919 % programs, class_rank=number % 3), 0.0)
+    CountedKey.comparisons = 0
+
+    assert len(order_of(pool)) == programs
+
+    # Taking the smallest from a heap of n compares about 2 log2 n entries, of which each compares keys twice.
+    assert CountedKey.comparisons <= programs * 4 * (programs.bit_length() + 2)
+
+
 # --- any history
 
 
