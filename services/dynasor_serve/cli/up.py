@@ -29,7 +29,7 @@ from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.local.ports import HOST
 from dynasor_serve.local.stack import DEFAULT_GATEWAY_PORT, ExternalOptions, LocalStack, StackOptions
 from dynasor_serve.local.supervised import StackError
-from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
+from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, ordering_names, parse_ordering
 
 app = typer.Typer()
 
@@ -55,7 +55,9 @@ def up(
         Path | None,
         typer.Option(help="Where queries and logs are kept.", show_default="~/.cache/dynasor/state"),
     ] = None,
-    ordering: Annotated[str, typer.Option(help="Whose calls go next: gang-shortest or fcfs.")] = "gang-shortest",
+    ordering: Annotated[
+        str, typer.Option(help=f"Whose calls go next: {', '.join(ordering_names())}.")
+    ] = "gang-shortest",
     redis_url: Annotated[
         str, typer.Option(envvar="DYNASOR_REDIS_URL", help="A running Redis instead of our own: redis://HOST:PORT/0.")
     ] = "",
