@@ -20,7 +20,7 @@ from dynasor_serve.programs.events import CallCancelled, Checkpointed, Probed
 from dynasor_serve.programs.query import Query
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
-from dynasor_serve.tracker.calls import GrantedCall
+from dynasor_serve.tracker.granted_call import GrantedCall
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
-from dynasor_serve.tracker.calls import GrantedCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.equality import EqualityLink
 from dynasor_serve.tracker.gang import Gang, GangTools
+from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.grants import SchedulerLink, Wanted
 from dynasor_serve.tracker.journal import Fenced, Journal
 from dynasor_serve.tracker.reporting import report_outcome

@@ -29,9 +29,10 @@ from dynasor_serve.programs.query import Branch, Query, QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
-from dynasor_serve.tracker.calls import GrantedCall, RunningCall
 from dynasor_serve.tracker.chain_watcher import ChainWatcher
+from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.grants import SchedulerLink
+from dynasor_serve.tracker.running_call import RunningCall
 
 logger = logging.getLogger(__name__)
 

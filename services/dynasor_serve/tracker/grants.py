@@ -23,7 +23,8 @@ from dynasor_serve.programs.program import Program
 from dynasor_serve.programs.query import Branch, QueryClass, QueryId
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.scheduling.demand import CallEnd
-from dynasor_serve.tracker.calls import GrantedCall, RunningCall
+from dynasor_serve.tracker.granted_call import GrantedCall
+from dynasor_serve.tracker.running_call import RunningCall
 
 logger = logging.getLogger(__name__)
 

@@ -28,10 +28,11 @@ from dynasor_serve.state.records import CorruptRecord, NewerRecord, Record, deco
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
-from dynasor_serve.tracker.calls import GrantedCall, RunningCall
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
+from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.journal import program_of
+from dynasor_serve.tracker.running_call import RunningCall
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dynasor_serve.api.tracker.v1 import tracker_pb2 as pb
 from dynasor_serve.api.tracker.v1 import tracker_pb2_grpc
 from dynasor_serve.programs.query import Branch, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
-from dynasor_serve.tracker.calls import RunningCall
 from dynasor_serve.tracker.holdings import Holdings
+from dynasor_serve.tracker.running_call import RunningCall
 
 _MOST_BUFFERED_DELTAS = 4096
 _MOST_CHARACTERS = 1_000_000  # of one message, which is far below the limit of gRPC

@@ -1,30 +1,15 @@
-"""Calls that a tracker may start, and calls that it holds open."""
+"""A call that a tracker holds open."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dynasor_serve.engines.client import Endpoint, EngineCall
+from dynasor_serve.engines.client import EngineCall
 from dynasor_serve.programs.calls import CallPlan
-from dynasor_serve.programs.query import Branch, QueryId
-
-if TYPE_CHECKING:
-    from dynasor_serve.tracker.chain_watcher import ChainWatcher
-
-
-@dataclass(frozen=True, slots=True)
-class GrantedCall:
-    """A grant as its driver gets it."""
-
-    query_id: QueryId
-    branch: Branch
-    attempt: str
-    pool: str
-    worker: str
-    endpoint: Endpoint
-    priority: int
+from dynasor_serve.programs.query import Branch
+from dynasor_serve.tracker.chain_watcher import ChainWatcher
+from dynasor_serve.tracker.granted_call import GrantedCall
 
 
 @dataclass(slots=True)
