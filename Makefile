@@ -69,8 +69,10 @@ SEEN_LIVE = .dynasor/seen-live
 seen-live: $(INSTALLED) ## Write docs/seen-live.md: every algorithm and rule on the vLLM of a running `make up`
 	mkdir -p $(SEEN_LIVE)
 	$(BIN)/python -m dynasor_serve.local.seen_live questions > $(SEEN_LIVE)/questions.jsonl
-	$(BIN)/dynasor batch $(SEEN_LIVE)/questions.jsonl $(SEEN_LIVE)/results.jsonl --overwrite
+	@# Status 1: every line was asked, and some have no answer. That is to be shown, too.
+	$(BIN)/dynasor batch $(SEEN_LIVE)/questions.jsonl $(SEEN_LIVE)/results.jsonl --overwrite || test $$? -eq 1
 	$(BIN)/python -m dynasor_serve.local.seen_live page $(SEEN_LIVE)/results.jsonl > docs/seen-live.md
+	cp $(SEEN_LIVE)/results.jsonl docs/seen-live.jsonl
 
 proto: $(INSTALLED) ## Write the Python code of the protos
 	$(BIN)/python protos/generate.py
