@@ -15,6 +15,7 @@ from dynasor_serve.certaindex.rules.registry import rule_catalogue
 from dynasor_serve.certaindex.rules.rule import InvalidRule
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import Json, one_line_json
+from dynasor_serve.cli.scores import interval_text, score_json
 from dynasor_serve.engines.replay.traces import TraceFormatError
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation.frontier import NoPlots, draw_frontiers
@@ -72,8 +73,7 @@ def replay(
 
 
 def row_json(row: Row) -> dict[str, Json]:
-    """The fixed keys of a row. Accuracies in percent; tokens are means per program."""
-    score = row.score
+    """The fixed keys of a row."""
     fields: dict[str, Json] = {
         "dataset": row.dataset,
         "model": row.model,
@@ -81,18 +81,7 @@ def row_json(row: Row) -> dict[str, Json]:
         "run": row.run,
         "kind": row.kind,
         "rule": row.rule,
-        "questions": score.questions,
-        "accuracy": round(score.accuracy, 4),
-        "accuracy_full": round(score.accuracy_full, 4),
-        "delta_points": round(score.delta_points, 4),
-        "delta_low": round(score.delta_low, 4),
-        "delta_high": round(score.delta_high, 4),
-        "tokens": round(score.tokens, 2),
-        "tokens_full": round(score.tokens_full, 2),
-        "saved_percent": round(row.saved_percent, 4),
-        "harm": round(score.harm, 4),
-        "rescue": round(score.rescue, 4),
-        "equal_token_accuracy": round(score.equal_token_accuracy, 4),
+        **score_json(row.score, row.saved_percent),
     }
     if row.run == MEAN:
         fields["runs"] = row.runs
@@ -145,8 +134,7 @@ _HEADINGS = f"{'right':>7}{'change':>8}{'95 % interval':>17}{'tokens':>10}{'save
 
 def _cells(row: Row) -> str:
     score = row.score
-    interval = f"{score.delta_low:+.2f} … {score.delta_high:+.2f}"
     return (
-        f"{score.accuracy:>5.1f} %{score.delta_points:>+8.2f}{interval:>17}{score.tokens:>10,.0f}"
+        f"{score.accuracy:>5.1f} %{score.delta_points:>+8.2f}{interval_text(score):>17}{score.tokens:>10,.0f}"
         f"{row.saved_percent:>6.1f} %{f'{score.harm:.1f}:{score.rescue:.1f}':>13}{score.equal_token_accuracy:>6.1f} %"
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dynasor_serve.cli.presentation import Json
+from dynasor_serve.cli.scores import interval_text, score_json
 from dynasor_serve.simulation.allocation import Point, Study
 
 
 def study_json(study: Study) -> dict[str, Json]:
-    """The study as plain values, one row per point. Accuracies in percent; tokens are means per program."""
+    """The study as plain values, one row per point."""
     return {
         "rows": [
             {
@@ -17,17 +18,8 @@ def study_json(study: Study) -> dict[str, Json]:
                 "policy": point.policy,
                 "cap": point.cap,
                 "runs": point.runs,
-                "questions": point.score.questions,
-                "accuracy": round(point.score.accuracy, 4),
-                "accuracy_full": round(point.score.accuracy_full, 4),
-                "delta_points": round(point.score.delta_points, 4),
-                "delta_low": round(point.score.delta_low, 4),
-                "delta_high": round(point.score.delta_high, 4),
-                "tokens": round(point.score.tokens, 2),
-                "tokens_full": round(point.score.tokens_full, 2),
-                "saved_percent": round(point.saved_percent, 4),
+                **score_json(point.score, point.saved_percent),
                 "saved_at_equal_accuracy_percent": round(point.saved_at_equal_accuracy, 4),
-                "equal_token_accuracy": round(point.score.equal_token_accuracy, 4),
             }
             for point in study.points
         ]
@@ -62,8 +54,7 @@ _HEADINGS = (
 
 def _cells(point: Point) -> str:
     score = point.score
-    interval = f"{score.delta_low:+.2f} … {score.delta_high:+.2f}"
     return (
-        f"{score.accuracy:>7.1f} %{score.delta_points:>+8.2f}{interval:>17}{point.saved_percent:>7.1f} %"
+        f"{score.accuracy:>7.1f} %{score.delta_points:>+8.2f}{interval_text(score):>17}{point.saved_percent:>7.1f} %"
         f"{point.saved_at_equal_accuracy:>17.1f} %{score.equal_token_accuracy:>19.1f} %"
     )

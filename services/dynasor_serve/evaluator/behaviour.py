@@ -7,28 +7,17 @@ takes the same tests, and can be deceived in the same ways; a program that does 
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-import secrets
 from pathlib import Path
 
-from dynasor_serve.evaluator.sandbox.isolation import IsolationUnavailable, JailLost, Sandbox
-from dynasor_serve.evaluator.verifiers.verifier import (
-    CannotVerify,
-    InvalidTask,
-    Status,
-    Verification,
-    VerifierUnavailable,
-)
-from dynasor_serve.programs.unit_tests_task import UnreadableTask
+from dynasor_serve.evaluator.sandbox.isolation import Sandbox
+from dynasor_serve.evaluator.verifiers import in_jail
+from dynasor_serve.evaluator.verifiers.verifier import InvalidTask, Status, Verification
+from dynasor_serve.programs import unit_tests_task
 from dynasor_serve.programs.verifier_tasks import check_unit_tests
-
-logger = logging.getLogger(__name__)
 
 _PROGRAM = Path(__file__).with_name("behaviour_in_jail.py")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ATTEMPTS = 2  # a jail may have died for a reason that is not the program's
 
 
 class Behaviour:
@@ -42,19 +31,17 @@ class Behaviour:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
+        self._reader = Path(unit_tests_task.__file__).read_text()
 
     async def prepare(self) -> None:
         """See whether the sandbox holds. Raises `VerifierUnavailable` where it does not."""
-        try:
-            await self._sandbox.inspect()
-        except IsolationUnavailable as error:
-            raise VerifierUnavailable(str(error)) from error
+        await in_jail.inspect(self._sandbox)
 
     def check(self, task: str) -> None:
         """See whether there are tests at all. Raises `InvalidTask` where there are none."""
         try:
             check_unit_tests(task)
-        except UnreadableTask as error:
+        except unit_tests_task.UnreadableTask as error:
             raise InvalidTask(f"the tests: {error.wrong}; {error.right}") from error
 
     async def verify(self, task: str, candidate: str) -> Verification:
@@ -64,20 +51,11 @@ class Behaviour:
             task: the tests.
             candidate: the program.
         """
-        token = secrets.token_hex(16)
-        job = json.dumps({"token": token, "code": candidate, "tests": task}).encode()
-        for _ in range(_ATTEMPTS):
-            try:
-                ended = await self._sandbox.run(_PROGRAM, job)
-            except (IsolationUnavailable, OSError) as error:
-                raise CannotVerify(str(error)) from error
-            except JailLost as error:
-                logger.warning("a jail was lost", extra={"cause": str(error)})
-            else:
-                start = f"{token} ".encode()
-                reports = [line.removeprefix(start) for line in ended.report.split(b"\n") if line.startswith(start)]
-                digest = reports[-1].decode("ascii", "replace") if reports else ""
-                if _DIGEST.fullmatch(digest):
-                    return Verification(0.0, digest)
-                return Verification(0.0, "it does not run to its end", Status.UNDECIDED)
-        return Verification(0.0, f"the jail died {_ATTEMPTS} times", Status.UNDECIDED)
+        job = {"code": candidate, "tests": task, "reader": self._reader}
+        heard = await in_jail.run(self._sandbox, _PROGRAM, job)
+        if heard is None:
+            return Verification(0.0, f"the jail died {in_jail.ATTEMPTS} times", Status.UNDECIDED)
+        digest = heard.reports[-1].decode("ascii", "replace") if heard.reports else ""
+        if _DIGEST.fullmatch(digest):
+            return Verification(0.0, digest)
+        return Verification(0.0, "it does not run to its end", Status.UNDECIDED)

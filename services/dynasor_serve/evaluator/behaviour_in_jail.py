@@ -1,6 +1,7 @@
 """The program that runs a candidate and notes what it does. It runs in the jail, with nothing but the standard library.
 
-Its standard input is a JSON object, `{"token", "code", "tests"}`. In the end it writes `TOKEN DIGEST`, where the digest
+Its standard input is a JSON object, `{"token", "code", "tests", "reader"}`; the reader is the source of the module
+`unit_tests_task`, which knows what tests are. In the end it writes `TOKEN DIGEST`, where the digest
 stands for what happened in each test: that it passed; what the left side of a comparison that failed was; or the type
 of what was raised. Nothing is written where the candidate's own code cannot be run. See `behaviour`.
 """
@@ -31,7 +32,7 @@ def main() -> None:
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
     digest, encode = hashlib.sha256, json.dumps
-    tests = ast.parse(job["tests"])
+    statements, functions = _reader(job["reader"]).tests_of(job["tests"])
     module = types.ModuleType("candidate")
     sys.modules[module.__name__] = module  # dataclasses look there
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -40,17 +41,21 @@ def main() -> None:
         exec(compile(job["code"], "candidate.py", "exec", dont_inherit=True), vars(module))  # noqa: S102 - what the jail is for
     except BaseException:  # noqa: BLE001 - whatever it raises, SystemExit included
         _exit(1)
-    outcomes = _outcomes(tests, {**vars(module), "__name__": "tests", "__builtins__": PRISTINE})
+    outcomes = _outcomes(statements, functions, {**vars(module), "__name__": "tests", "__builtins__": PRISTINE})
     write(reports, f"{job['token']} {digest(encode(outcomes).encode()).hexdigest()}\n".encode())
     _exit(0)
 
 
-def _outcomes(tests: ast.Module, names: dict[str, Any]) -> list[str]:
+def _reader(source: str) -> types.ModuleType:
+    """The module that reads tests, as a module that nobody can import."""
+    reader = types.ModuleType("reader")
+    exec(compile(source, "reader.py", "exec", dont_inherit=True), vars(reader))  # noqa: S102 - it is ours
+    return reader
+
+
+def _outcomes(statements: list[ast.stmt], functions: list[str], names: dict[str, Any]) -> list[str]:
     outcomes = []
-    functions = [
-        node.name for node in tests.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    ]
-    for node in tests.body:
+    for node in statements:
         if isinstance(node, ast.Assert):
             outcomes.append(_outcome(node.test, names))
             continue
@@ -58,7 +63,7 @@ def _outcomes(tests: ast.Module, names: dict[str, Any]) -> list[str]:
             exec(compile(ast.Module([node], type_ignores=[]), "tests.py", "exec", dont_inherit=True), names)  # noqa: S102
         except BaseException as error:  # noqa: BLE001 - what follows may need it: the run ends
             return [*outcomes, f"ends: {type(error).__name__}"]
-    for name in dict.fromkeys(functions):
+    for name in functions:
         try:
             names[name]()
             outcomes.append("passed")

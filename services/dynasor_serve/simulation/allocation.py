@@ -8,7 +8,6 @@ policy must be told is fitted per run, on the half of its questions that it is n
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -239,10 +238,10 @@ class _VoteRun:
         self._arrivals: dict[int, dict[str, list[Arrivals]]] = {cap: defaultdict(list) for cap in caps}
         replay = VoteReplay(width=1)
         for vote in votes:
-            generator = random.Random("/".join(map(str, (settings.seed, *key, vote.question_id))))
+            shuffler = key.shuffler(settings.seed, vote.question_id)
             for _ in range(settings.shuffles):
                 started = list(vote.ballots)
-                generator.shuffle(started)
+                shuffler.shuffle(started)
                 capped = {cap: replay.arrivals(started[:cap], is_verifiable=self._is_verifiable) for cap in caps}
                 for cap, arrivals in capped.items():
                     self._arrivals[cap][vote.question_id].append(arrivals)

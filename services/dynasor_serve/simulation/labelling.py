@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,8 +31,7 @@ def labelled_votes(files: Iterable[Path], *, cap: int | None = None, seed: int =
         check_new(seen, place, record)
         if isinstance(record, SamplesRecord) and not record.verifiable:
             started = list(ballots_of(record))
-            key = RunKey.of(record, "votes")
-            random.Random("/".join(map(str, (seed, *key, record.question_id)))).shuffle(started)
+            RunKey.of(record, "votes").shuffler(seed, record.question_id).shuffle(started)
             votes.append(started)
     most = cap or min(map(len, votes), default=0)
     replay = VoteReplay(width=1)

@@ -71,6 +71,10 @@ class RunKey(NamedTuple):
             budget=record.budget,
         )
 
+    def shuffler(self, seed: int, question_id: str) -> random.Random:
+        """What shuffles the samples of one of its questions: the same in every command, whatever else is replayed."""
+        return random.Random("/".join(str(part) for part in (seed, *self, question_id)))
+
     def name(self, others: Iterable[RunKey]) -> str | None:
         """What to call it beside others: its most telling name, all of them where one of the others shares that."""
         shown = self.run_id or self.method or self.effort
@@ -125,7 +129,6 @@ class Replay:
         self._settings = settings
         self._all_must_fit = all_must_fit
         self._vote_rules: dict[str, RuleAtVotes] = {}
-        self._tree_rules: dict[str, VoteRule] = {}
         self._chain_rules: dict[str, ChainRule] = {}
         for rule in rules:
             self._take_rule(rule)
@@ -182,7 +185,6 @@ class Replay:
         if Evidence.VOTES in watches:
             assert isinstance(parsed, VoteRule)
             self._vote_rules[rule] = RuleAtVotes(parsed)
-            self._tree_rules[rule] = parsed
         if Evidence.CHAIN in watches:
             assert isinstance(parsed, ChainRule)
             self._chain_rules[rule] = parsed
@@ -198,12 +200,11 @@ class Replay:
     ) -> None:
         """Replays a vote; `unsettled` are its ballots as they would be without a rule for chains, if there is one."""
         settings, run = self._settings, self._run(key)
-        identity = "/".join(str(part) for part in (*key, question))
-        generator = random.Random(f"{settings.seed}/{identity}")
+        shuffler = key.shuffler(settings.seed, question)
         for _ in range(max(1, settings.shuffles)):
             started = list(zip(ballots, unsettled or ballots, strict=True))
             if settings.shuffles:
-                generator.shuffle(started)
+                shuffler.shuffle(started)
             started = started[: settings.cap]
             arrivals = full = self._votes.arrivals([ballot for ballot, _ in started], is_verifiable=is_verifiable)
             if unsettled is not None:
@@ -238,17 +239,17 @@ class Replay:
             else:
                 stopped = replay_chain(chain, self._settling)
                 settled.append(Ballot(stopped.cluster, *stopped.replayed.stopped))
-        self._vote(key, question, settled, unsettled)
+        self._vote(key, question, settled, None if self._settling is None else unsettled)
 
     def _take_tree(self, record: StepsRecord) -> None:
-        if not self._tree_rules:
+        if not self._vote_rules:
             return
         tree = RecordedTree(record)
         run = self._run(RunKey.of(record, "trees"))
         run.plain.add(tree.ladder())
-        for rule, parsed in self._tree_rules.items():
-            run.tally(rule).add(record.question_id, tree.replay(parsed))
-        self._used.update(self._tree_rules)
+        for rule, asked in self._vote_rules.items():
+            run.tally(rule).add(record.question_id, tree.replay(asked.rule))
+        self._used.update(self._vote_rules)
 
     def _run(self, key: RunKey) -> _Run:
         if key not in self._runs:

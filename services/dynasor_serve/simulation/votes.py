@@ -111,18 +111,22 @@ class VoteReplay:
 
 
 class RuleAtVotes:
-    """One rule over votes, asked again and again; what it said of the same evidence is remembered."""
+    """One rule over votes, asked again and again; what it said of the same evidence is remembered.
+
+    Attributes:
+        rule: as it serves live traffic.
+    """
 
     def __init__(self, rule: VoteRule) -> None:
-        """Takes the rule as it serves live traffic."""
-        self._rule = rule
+        """Takes the rule."""
+        self.rule = rule
         self._reads_tokens = reads_tokens(rule)
         self._stops: dict[object, int] = {}  # evidence -> arrivals after which it stops
 
     def replay(self, arrivals: Arrivals, *, is_verifiable: bool = False) -> Replayed:
         """Returns what becomes of a vote. A verifiable one ends at its first verified answer; `even` never stops."""
         if is_verifiable:
-            count = len(arrivals.endings) if isinstance(self._rule, Even) else _first_right(arrivals)
+            count = len(arrivals.endings) if isinstance(self.rule, Even) else _first_right(arrivals)
         else:
             count = self._stop(arrivals)
         return Replayed(arrivals.endings[count - 1], arrivals.endings[-1])
@@ -135,7 +139,7 @@ class RuleAtVotes:
         if count is None:
             whole = Votes(arrivals.labels, len(arrivals.labels), rewards=arrivals.rewards, tokens=tokens)
             counts = range(1, len(arrivals.labels))
-            count = next((count for count in counts if self._rule.verdict(whole.prefix(count)).stops), counts.stop)
+            count = next((count for count in counts if self.rule.verdict(whole.prefix(count)).stops), counts.stop)
             if not tokens:
                 self._stops[evidence] = count
         return count

@@ -23,31 +23,19 @@ needs tests that see only plain data from another process.
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-import secrets
 import signal
 from pathlib import Path
 
 from dynasor_serve.certaindex.answers.code import last_program
-from dynasor_serve.evaluator.sandbox.isolation import End, Ended, IsolationUnavailable, JailLost, Sandbox
-from dynasor_serve.evaluator.verifiers.verifier import (
-    CannotVerify,
-    InvalidTask,
-    Status,
-    Verification,
-    VerifierUnavailable,
-    clipped,
-)
+from dynasor_serve.evaluator.sandbox.isolation import End, Ended, Sandbox
+from dynasor_serve.evaluator.verifiers import in_jail
+from dynasor_serve.evaluator.verifiers.verifier import InvalidTask, Status, Verification, clipped
 from dynasor_serve.programs import unit_tests_task
 from dynasor_serve.programs.verifier_tasks import check_unit_tests
 
-logger = logging.getLogger(__name__)
-
 _PROGRAM = Path(__file__).with_name("unit_tests_in_jail.py")
 _VERDICT = re.compile(r"([0-9]{1,9}) ([0-9]{1,9}) (.*)", re.DOTALL)
-_ATTEMPTS = 2  # a jail may have died for a reason that is not the candidate's
 
 
 class UnitTests:
@@ -65,10 +53,7 @@ class UnitTests:
 
     async def prepare(self) -> None:
         """See whether the sandbox holds. Raises `VerifierUnavailable` where it does not."""
-        try:
-            await self._sandbox.inspect()
-        except IsolationUnavailable as error:
-            raise VerifierUnavailable(str(error)) from error
+        await in_jail.inspect(self._sandbox)
 
     def check(self, task: str) -> None:
         """See whether there are tests, as admission has. Raises `InvalidTask` where there are none."""
@@ -79,19 +64,11 @@ class UnitTests:
 
     async def verify(self, task: str, candidate: str) -> Verification:
         """Return the share of the tests that the candidate passes."""
-        token = secrets.token_hex(16)
-        parts = {"token": token, "code": last_program(candidate) or candidate, "tests": task, "reader": self._reader}
-        job = json.dumps(parts).encode()
-        for _ in range(_ATTEMPTS):
-            try:
-                ended = await self._sandbox.run(_PROGRAM, job)
-            except (IsolationUnavailable, OSError) as error:
-                raise CannotVerify(str(error)) from error
-            except JailLost as error:
-                logger.warning("a jail was lost", extra={"cause": str(error)})
-            else:
-                return self._judged(ended, _reports(ended, token))
-        return Verification(0.0, f"the jail died {_ATTEMPTS} times", Status.UNDECIDED)
+        job = {"code": last_program(candidate) or candidate, "tests": task, "reader": self._reader}
+        heard = await in_jail.run(self._sandbox, _PROGRAM, job)
+        if heard is None:
+            return Verification(0.0, f"the jail died {in_jail.ATTEMPTS} times", Status.UNDECIDED)
+        return self._judged(heard.ended, [report.decode("unicode_escape", "replace") for report in heard.reports])
 
     def _judged(self, ended: Ended, reports: list[str]) -> Verification:
         word, _, rest = reports[-1].partition(" ") if reports else ("", "", "")
@@ -117,13 +94,6 @@ class UnitTests:
             case _:
                 limit = f"by the {ended.end.value} of {limits.seconds:g} s"
         return Verification(0.0, f"killed {when} {limit}", Status.UNDECIDED)
-
-
-def _reports(ended: Ended, token: str) -> list[str]:
-    """The lines that have the token, without it; whatever else is there, the candidate has written."""
-    start = f"{token} ".encode()
-    reports = [line.removeprefix(start) for line in ended.report.split(b"\n") if line.startswith(start)]
-    return [report.decode("unicode_escape", "replace") for report in reports]
 
 
 def _signal(number: int) -> str:
