@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest_asyncio
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.cli.exit_codes import ExitCode
+from dynasor_serve.local.ports import free_port
 
 from fakes.running_stack import SLOW, TRACES, RunningStack, asking, running_stack, until
 from fakes.synthetic_votes import recorded
@@ -306,7 +306,7 @@ async def test_rules_and_version_need_no_server() -> None:
 
 @pytest.mark.slow
 async def test_up_serves_and_keeps_what_it_accepted(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     arguments = [
         "up", "--engine", "replay", "--port", str(port), "--data", str(tmp_path / "state"),
         *(part for path in TRACES for part in ("--traces", str(path))),
@@ -317,7 +317,7 @@ async def test_up_serves_and_keeps_what_it_accepted(tmp_path: Path) -> None:
     address = f"127.0.0.1:{port}"
     submit = ("submit", question("q00"), "--answer-type", "number", "--width", "1")
     accepted = await ended(await start(*submit, address=address))
-    other_port = [*arguments[:4], str(_free_port()), *arguments[5:]]
+    other_port = [*arguments[:4], str(free_port()), *arguments[5:]]
     assert_matches("another `dynasor up` .process", (await ended(await start(*other_port))).errors)
     other_data = [*arguments[:6], str(tmp_path / "other"), *arguments[7:]]
     assert_matches(f"cannot listen on {address}", (await ended(await start(*other_data))).errors)
@@ -394,12 +394,6 @@ def assert_matches(pattern: str, text: str) -> None:
     __tracebackhide__ = True
     words = " ".join(text.replace("│", " ").split())
     assert re.search(pattern, words), f"{pattern!r} is not in {words!r}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _processes_that_mention(text: str) -> list[str]:
