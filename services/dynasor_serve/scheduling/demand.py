@@ -41,6 +41,11 @@ class Want:
     deadline_ms: int
     tokens_spent: int
     shares_prefixes: bool = False  # its calls go on from one another's text: they belong on one worker
+    certaindex: float = 0.0  # in [0, 1]; of the evidence so far
+    samples: int = 0  # units of the knob whose evidence counts
+    gain_per_token: float = 0.0  # expected gain of the next call, in accuracy per completion token; 0 where unknown
+    speculative: int = 0  # so many of `calls`, the last ones, start only where no call waits that is not speculative
+    prompt_tokens: float = 0.0  # mean prompt tokens of its calls; 0 where unknown
 
 
 @dataclass(frozen=True, slots=True)

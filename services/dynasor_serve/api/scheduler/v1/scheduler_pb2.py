@@ -24,47 +24,53 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/scheduler/v1/scheduler.proto\x12\x1e\x64ynasor_serve.api.scheduler.v1\"\xeb\x01\n\x11\x43oordinateRequest\x12\x0f\n\x07tracker\x18\x01 \x01(\t\x12:\n\x05wants\x18\x02 \x03(\x0b\x32+.dynasor_serve.api.scheduler.v1.ProgramWant\x12<\n\x07running\x18\x03 \x03(\x0b\x32+.dynasor_serve.api.scheduler.v1.RunningCall\x12\x38\n\x05\x65nded\x18\x04 \x03(\x0b\x32).dynasor_serve.api.scheduler.v1.EndedCall\x12\x11\n\twithdrawn\x18\x05 \x03(\t\"\xb4\x02\n\x0bProgramWant\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x39\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32*.dynasor_serve.api.scheduler.v1.WantedCall\x12\x13\n\x0bquery_class\x18\x04 \x01(\x05\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x16\n\x0eremaining_knob\x18\x06 \x01(\x05\x12\x1e\n\x16mean_tokens_per_branch\x18\x07 \x01(\x01\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\t \x01(\x03\x12\x14\n\x0ctokens_spent\x18\n \x01(\x03\x12\x11\n\talgorithm\x18\x0b \x01(\t\x12\x17\n\x0fshares_prefixes\x18\x0c \x01(\x08\"-\n\nWantedCall\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\"^\n\x0bRunningCall\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\"\x84\x01\n\tEndedCall\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x34\n\x03\x65nd\x18\x04 \x01(\x0e\x32\'.dynasor_serve.api.scheduler.v1.CallEnd\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\"K\n\x12\x43oordinateResponse\x12\x35\n\x06grants\x18\x01 \x03(\x0b\x32%.dynasor_serve.api.scheduler.v1.Grant\"\x96\x01\n\x05Grant\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\"\xaa\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12:\n\x05state\x18\x03 \x01(\x0e\x32+.dynasor_serve.api.scheduler.v1.WorkerState\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\"\x99\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\x07workers\x18\x03 \x03(\x0b\x32&.dynasor_serve.api.scheduler.v1.Worker\x12\x15\n\rwaiting_calls\x18\x04 \x01(\x05\x12\x15\n\rmax_model_len\x18\x05 \x01(\x05\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\"l\n\x15RegisterWorkerRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x36\n\x06worker\x18\x03 \x01(\x0b\x32&.dynasor_serve.api.scheduler.v1.Worker\"\x18\n\x16RegisterWorkerResponse\"2\n\x12\x44rainWorkerRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\"(\n\x13\x44rainWorkerResponse\x12\x11\n\tin_flight\x18\x01 \x01(\x05\"\x12\n\x10ListPoolsRequest\"H\n\x11ListPoolsResponse\x12\x33\n\x05pools\x18\x01 \x03(\x0b\x32$.dynasor_serve.api.scheduler.v1.Pool*\x9e\x01\n\x07\x43\x61llEnd\x12\x18\n\x14\x43\x41LL_END_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41LL_END_FINISHED\x10\x01\x12\x16\n\x12\x43\x41LL_END_CANCELLED\x10\x02\x12\x1a\n\x16\x43\x41LL_END_WORKER_FAILED\x10\x03\x12\x18\n\x14\x43\x41LL_END_NOT_STARTED\x10\x04\x12\x14\n\x10\x43\x41LL_END_REFUSED\x10\x05*\x97\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x1c\n\x18WORKER_STATE_QUARANTINED\x10\x04\x32\xf6\x03\n\x10SchedulerService\x12w\n\nCoordinate\x12\x31.dynasor_serve.api.scheduler.v1.CoordinateRequest\x1a\x32.dynasor_serve.api.scheduler.v1.CoordinateResponse(\x01\x30\x01\x12\x7f\n\x0eRegisterWorker\x12\x35.dynasor_serve.api.scheduler.v1.RegisterWorkerRequest\x1a\x36.dynasor_serve.api.scheduler.v1.RegisterWorkerResponse\x12v\n\x0b\x44rainWorker\x12\x32.dynasor_serve.api.scheduler.v1.DrainWorkerRequest\x1a\x33.dynasor_serve.api.scheduler.v1.DrainWorkerResponse\x12p\n\tListPools\x12\x30.dynasor_serve.api.scheduler.v1.ListPoolsRequest\x1a\x31.dynasor_serve.api.scheduler.v1.ListPoolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.dynasor_serve/api/scheduler/v1/scheduler.proto\x12\x1e\x64ynasor_serve.api.scheduler.v1\"\xeb\x01\n\x11\x43oordinateRequest\x12\x0f\n\x07tracker\x18\x01 \x01(\t\x12:\n\x05wants\x18\x02 \x03(\x0b\x32+.dynasor_serve.api.scheduler.v1.ProgramWant\x12<\n\x07running\x18\x03 \x03(\x0b\x32+.dynasor_serve.api.scheduler.v1.RunningCall\x12\x38\n\x05\x65nded\x18\x04 \x03(\x0b\x32).dynasor_serve.api.scheduler.v1.EndedCall\x12\x11\n\twithdrawn\x18\x05 \x03(\t\"\x9d\x03\n\x0bProgramWant\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x39\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32*.dynasor_serve.api.scheduler.v1.WantedCall\x12\x13\n\x0bquery_class\x18\x04 \x01(\x05\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x16\n\x0eremaining_knob\x18\x06 \x01(\x05\x12\x1e\n\x16mean_tokens_per_branch\x18\x07 \x01(\x01\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\t \x01(\x03\x12\x14\n\x0ctokens_spent\x18\n \x01(\x03\x12\x11\n\talgorithm\x18\x0b \x01(\t\x12\x17\n\x0fshares_prefixes\x18\x0c \x01(\x08\x12\x12\n\ncertaindex\x18\r \x01(\x01\x12\x0f\n\x07samples\x18\x0e \x01(\x05\x12\x16\n\x0egain_per_token\x18\x0f \x01(\x01\x12\x13\n\x0bspeculative\x18\x10 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x11 \x01(\x01\"-\n\nWantedCall\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\"^\n\x0bRunningCall\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\"\x84\x01\n\tEndedCall\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x34\n\x03\x65nd\x18\x04 \x01(\x0e\x32\'.dynasor_serve.api.scheduler.v1.CallEnd\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\"K\n\x12\x43oordinateResponse\x12\x35\n\x06grants\x18\x01 \x03(\x0b\x32%.dynasor_serve.api.scheduler.v1.Grant\"\x96\x01\n\x05Grant\x12\x10\n\x08query_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\"\xaa\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12:\n\x05state\x18\x03 \x01(\x0e\x32+.dynasor_serve.api.scheduler.v1.WorkerState\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\"\xd5\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\x07workers\x18\x03 \x03(\x0b\x32&.dynasor_serve.api.scheduler.v1.Worker\x12\x15\n\rwaiting_calls\x18\x04 \x01(\x05\x12\x15\n\rmax_model_len\x18\x05 \x01(\x05\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12:\n\x06\x64\x65mand\x18\x07 \x01(\x0b\x32*.dynasor_serve.api.scheduler.v1.PoolDemand\"\xff\x03\n\nPoolDemand\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\x12\x15\n\rlive_programs\x18\x03 \x01(\x05\x12\x18\n\x10waiting_programs\x18\x04 \x01(\x05\x12\x15\n\rwaiting_calls\x18\x05 \x01(\x05\x12\x15\n\rrunning_calls\x18\x06 \x01(\x05\x12\x0e\n\x06places\x18\x07 \x01(\x05\x12\x15\n\rready_workers\x18\x08 \x01(\x05\x12\x1a\n\x12outstanding_tokens\x18\t \x01(\x01\x12!\n\x19outstanding_tokens_at_cap\x18\n \x01(\x01\x12\x1b\n\x13\x61rrivals_per_second\x18\x0b \x01(\x01\x12\"\n\x1a\x61rriving_tokens_per_second\x18\x0c \x01(\x01\x12!\n\x19\x64rained_tokens_per_second\x18\r \x01(\x01\x12$\n\x1ctokens_per_second_per_worker\x18\x0e \x01(\x01\x12\x1e\n\x16predicted_wait_seconds\x18\x0f \x01(\x01\x12\x16\n\x0eslo_attainment\x18\x10 \x01(\x01\x12\x17\n\x0f\x64\x65\x61\x64lines_ended\x18\x11 \x01(\x05\x12\x16\n\x0emisses_to_come\x18\x12 \x01(\x05\x12\x1c\n\x14longest_wait_seconds\x18\x13 \x01(\x01\"l\n\x15RegisterWorkerRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x36\n\x06worker\x18\x03 \x01(\x0b\x32&.dynasor_serve.api.scheduler.v1.Worker\"\x18\n\x16RegisterWorkerResponse\"2\n\x12\x44rainWorkerRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\"(\n\x13\x44rainWorkerResponse\x12\x11\n\tin_flight\x18\x01 \x01(\x05\"\x12\n\x10ListPoolsRequest\"H\n\x11ListPoolsResponse\x12\x33\n\x05pools\x18\x01 \x03(\x0b\x32$.dynasor_serve.api.scheduler.v1.Pool\".\n\x12WatchDemandRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\"R\n\x13WatchDemandResponse\x12;\n\x07\x64\x65mands\x18\x01 \x03(\x0b\x32*.dynasor_serve.api.scheduler.v1.PoolDemand*\x9e\x01\n\x07\x43\x61llEnd\x12\x18\n\x14\x43\x41LL_END_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41LL_END_FINISHED\x10\x01\x12\x16\n\x12\x43\x41LL_END_CANCELLED\x10\x02\x12\x1a\n\x16\x43\x41LL_END_WORKER_FAILED\x10\x03\x12\x18\n\x14\x43\x41LL_END_NOT_STARTED\x10\x04\x12\x14\n\x10\x43\x41LL_END_REFUSED\x10\x05*\x97\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x1c\n\x18WORKER_STATE_QUARANTINED\x10\x04\x32\xf0\x04\n\x10SchedulerService\x12w\n\nCoordinate\x12\x31.dynasor_serve.api.scheduler.v1.CoordinateRequest\x1a\x32.dynasor_serve.api.scheduler.v1.CoordinateResponse(\x01\x30\x01\x12\x7f\n\x0eRegisterWorker\x12\x35.dynasor_serve.api.scheduler.v1.RegisterWorkerRequest\x1a\x36.dynasor_serve.api.scheduler.v1.RegisterWorkerResponse\x12v\n\x0b\x44rainWorker\x12\x32.dynasor_serve.api.scheduler.v1.DrainWorkerRequest\x1a\x33.dynasor_serve.api.scheduler.v1.DrainWorkerResponse\x12p\n\tListPools\x12\x30.dynasor_serve.api.scheduler.v1.ListPoolsRequest\x1a\x31.dynasor_serve.api.scheduler.v1.ListPoolsResponse\x12x\n\x0bWatchDemand\x12\x32.dynasor_serve.api.scheduler.v1.WatchDemandRequest\x1a\x33.dynasor_serve.api.scheduler.v1.WatchDemandResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dynasor_serve.api.scheduler.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLEND']._serialized_start=1793
-  _globals['_CALLEND']._serialized_end=1951
-  _globals['_WORKERSTATE']._serialized_start=1954
-  _globals['_WORKERSTATE']._serialized_end=2105
+  _globals['_CALLEND']._serialized_start=2604
+  _globals['_CALLEND']._serialized_end=2762
+  _globals['_WORKERSTATE']._serialized_start=2765
+  _globals['_WORKERSTATE']._serialized_end=2916
   _globals['_COORDINATEREQUEST']._serialized_start=83
   _globals['_COORDINATEREQUEST']._serialized_end=318
   _globals['_PROGRAMWANT']._serialized_start=321
-  _globals['_PROGRAMWANT']._serialized_end=629
-  _globals['_WANTEDCALL']._serialized_start=631
-  _globals['_WANTEDCALL']._serialized_end=676
-  _globals['_RUNNINGCALL']._serialized_start=678
-  _globals['_RUNNINGCALL']._serialized_end=772
-  _globals['_ENDEDCALL']._serialized_start=775
-  _globals['_ENDEDCALL']._serialized_end=907
-  _globals['_COORDINATERESPONSE']._serialized_start=909
-  _globals['_COORDINATERESPONSE']._serialized_end=984
-  _globals['_GRANT']._serialized_start=987
-  _globals['_GRANT']._serialized_end=1137
-  _globals['_WORKER']._serialized_start=1140
-  _globals['_WORKER']._serialized_end=1310
-  _globals['_POOL']._serialized_start=1313
-  _globals['_POOL']._serialized_end=1466
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=1468
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=1576
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=1578
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1602
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1604
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1654
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1656
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1696
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1698
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1716
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1718
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1790
-  _globals['_SCHEDULERSERVICE']._serialized_start=2108
-  _globals['_SCHEDULERSERVICE']._serialized_end=2610
+  _globals['_PROGRAMWANT']._serialized_end=734
+  _globals['_WANTEDCALL']._serialized_start=736
+  _globals['_WANTEDCALL']._serialized_end=781
+  _globals['_RUNNINGCALL']._serialized_start=783
+  _globals['_RUNNINGCALL']._serialized_end=877
+  _globals['_ENDEDCALL']._serialized_start=880
+  _globals['_ENDEDCALL']._serialized_end=1012
+  _globals['_COORDINATERESPONSE']._serialized_start=1014
+  _globals['_COORDINATERESPONSE']._serialized_end=1089
+  _globals['_GRANT']._serialized_start=1092
+  _globals['_GRANT']._serialized_end=1242
+  _globals['_WORKER']._serialized_start=1245
+  _globals['_WORKER']._serialized_end=1415
+  _globals['_POOL']._serialized_start=1418
+  _globals['_POOL']._serialized_end=1631
+  _globals['_POOLDEMAND']._serialized_start=1634
+  _globals['_POOLDEMAND']._serialized_end=2145
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=2147
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=2255
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=2257
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=2281
+  _globals['_DRAINWORKERREQUEST']._serialized_start=2283
+  _globals['_DRAINWORKERREQUEST']._serialized_end=2333
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=2335
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=2375
+  _globals['_LISTPOOLSREQUEST']._serialized_start=2377
+  _globals['_LISTPOOLSREQUEST']._serialized_end=2395
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=2397
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=2469
+  _globals['_WATCHDEMANDREQUEST']._serialized_start=2471
+  _globals['_WATCHDEMANDREQUEST']._serialized_end=2517
+  _globals['_WATCHDEMANDRESPONSE']._serialized_start=2519
+  _globals['_WATCHDEMANDRESPONSE']._serialized_end=2601
+  _globals['_SCHEDULERSERVICE']._serialized_start=2919
+  _globals['_SCHEDULERSERVICE']._serialized_end=3543
 # @@protoc_insertion_point(module_scope)

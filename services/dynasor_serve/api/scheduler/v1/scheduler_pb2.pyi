@@ -151,6 +151,11 @@ class ProgramWant(_message.Message):
     TOKENS_SPENT_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     SHARES_PREFIXES_FIELD_NUMBER: _builtins.int
+    CERTAINDEX_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    GAIN_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    SPECULATIVE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
     """The program."""
     pool: _builtins.str
@@ -173,6 +178,16 @@ class ProgramWant(_message.Message):
     """The algorithm, for the history of similar programs."""
     shares_prefixes: _builtins.bool
     """Whether its calls go on from one another's text, so that they belong on one worker."""
+    certaindex: _builtins.float
+    """Certainty of the evidence so far, in [0, 1]."""
+    samples: _builtins.int
+    """Units of the knob whose evidence counts."""
+    gain_per_token: _builtins.float
+    """Expected gain of its next call, in accuracy per completion token; 0 where it is unknown."""
+    speculative: _builtins.int
+    """So many of the calls, the last ones, are speculation: they start only where no call waits that is none."""
+    prompt_tokens: _builtins.float
+    """Mean prompt tokens of its calls; 0 where unknown."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedCall]:
         """The calls it wants now, all issued together as a gang where places allow. Ids are branch/attempt."""
@@ -192,10 +207,15 @@ class ProgramWant(_message.Message):
         tokens_spent: _builtins.int = ...,
         algorithm: _builtins.str = ...,
         shares_prefixes: _builtins.bool = ...,
+        certaindex: _builtins.float = ...,
+        samples: _builtins.int = ...,
+        gain_per_token: _builtins.float = ...,
+        speculative: _builtins.int = ...,
+        prompt_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at_ms", b"accepted_at_ms", "algorithm", b"algorithm", "calls", b"calls", "deadline_ms", b"deadline_ms", "mean_tokens_per_branch", b"mean_tokens_per_branch", "pool", b"pool", "query_class", b"query_class", "query_id", b"query_id", "remaining_knob", b"remaining_knob", "shares_prefixes", b"shares_prefixes", "tenant", b"tenant", "tokens_spent", b"tokens_spent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at_ms", b"accepted_at_ms", "algorithm", b"algorithm", "calls", b"calls", "certaindex", b"certaindex", "deadline_ms", b"deadline_ms", "gain_per_token", b"gain_per_token", "mean_tokens_per_branch", b"mean_tokens_per_branch", "pool", b"pool", "prompt_tokens", b"prompt_tokens", "query_class", b"query_class", "query_id", b"query_id", "remaining_knob", b"remaining_knob", "samples", b"samples", "shares_prefixes", b"shares_prefixes", "speculative", b"speculative", "tenant", b"tenant", "tokens_spent", b"tokens_spent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,6 +461,7 @@ class Pool(_message.Message):
     WAITING_CALLS_FIELD_NUMBER: _builtins.int
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The pool's name."""
     model: _builtins.str
@@ -455,6 +476,10 @@ class Pool(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """Its workers."""
 
+    @_builtins.property
+    def demand(self) -> Global___PoolDemand:
+        """What is asked of it and what it achieves."""
+
     def __init__(
         self,
         *,
@@ -464,14 +489,109 @@ class Pool(_message.Message):
         waiting_calls: _builtins.int = ...,
         max_model_len: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        demand: Global___PoolDemand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "waiting_calls", b"waiting_calls", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "epoch", b"epoch", "max_model_len", b"max_model_len", "model", b"model", "name", b"name", "waiting_calls", b"waiting_calls", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
+
+@_typing.final
+class PoolDemand(_message.Message):
+    """PoolDemand is what is asked of a pool and what the pool achieves, as its active scheduler measures and predicts it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    LIVE_PROGRAMS_FIELD_NUMBER: _builtins.int
+    WAITING_PROGRAMS_FIELD_NUMBER: _builtins.int
+    WAITING_CALLS_FIELD_NUMBER: _builtins.int
+    RUNNING_CALLS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    READY_WORKERS_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_TOKENS_AT_CAP_FIELD_NUMBER: _builtins.int
+    ARRIVALS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ARRIVING_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DRAINED_TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_PER_WORKER_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    SLO_ATTAINMENT_FIELD_NUMBER: _builtins.int
+    DEADLINES_ENDED_FIELD_NUMBER: _builtins.int
+    MISSES_TO_COME_FIELD_NUMBER: _builtins.int
+    LONGEST_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """The pool's name."""
+    at_ms: _builtins.int
+    """When this was so, in Unix milliseconds."""
+    live_programs: _builtins.int
+    """Programs that are live: waiting, running or thinking."""
+    waiting_programs: _builtins.int
+    """Live programs of which a call waits and none runs."""
+    waiting_calls: _builtins.int
+    """Calls that wait for a place, speculative ones excluded."""
+    running_calls: _builtins.int
+    """Calls that run."""
+    places: _builtins.int
+    """Calls that ready workers can run at once."""
+    ready_workers: _builtins.int
+    """Workers that are ready."""
+    outstanding_tokens: _builtins.float
+    """Completion tokens that all live programs will still take, predicted from their Certaindex."""
+    outstanding_tokens_at_cap: _builtins.float
+    """The same if every program ran to its cap."""
+    arrivals_per_second: _builtins.float
+    """Programs that arrive per second."""
+    arriving_tokens_per_second: _builtins.float
+    """Completion tokens that those are predicted to take, per second."""
+    drained_tokens_per_second: _builtins.float
+    """Completion tokens that the pool generates per second, 0 where nothing was measured yet."""
+    tokens_per_second_per_worker: _builtins.float
+    """Completion tokens per second that one busy worker generates, 0 where nothing was measured yet."""
+    predicted_wait_seconds: _builtins.float
+    """How long a program of the class "standard" that arrived now would wait for its first call."""
+    slo_attainment: _builtins.float
+    """Of the programs with a deadline that ended within the window, the share that ended in time; 1 where none ended."""
+    deadlines_ended: _builtins.int
+    """Programs with a deadline that ended within the window."""
+    misses_to_come: _builtins.int
+    """Live programs that are predicted to miss their deadline."""
+    longest_wait_seconds: _builtins.float
+    """How long the call has waited that waits longest."""
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        live_programs: _builtins.int = ...,
+        waiting_programs: _builtins.int = ...,
+        waiting_calls: _builtins.int = ...,
+        running_calls: _builtins.int = ...,
+        places: _builtins.int = ...,
+        ready_workers: _builtins.int = ...,
+        outstanding_tokens: _builtins.float = ...,
+        outstanding_tokens_at_cap: _builtins.float = ...,
+        arrivals_per_second: _builtins.float = ...,
+        arriving_tokens_per_second: _builtins.float = ...,
+        drained_tokens_per_second: _builtins.float = ...,
+        tokens_per_second_per_worker: _builtins.float = ...,
+        predicted_wait_seconds: _builtins.float = ...,
+        slo_attainment: _builtins.float = ...,
+        deadlines_ended: _builtins.int = ...,
+        misses_to_come: _builtins.int = ...,
+        longest_wait_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "arriving_tokens_per_second", b"arriving_tokens_per_second", "at_ms", b"at_ms", "deadlines_ended", b"deadlines_ended", "drained_tokens_per_second", b"drained_tokens_per_second", "live_programs", b"live_programs", "longest_wait_seconds", b"longest_wait_seconds", "misses_to_come", b"misses_to_come", "outstanding_tokens", b"outstanding_tokens", "outstanding_tokens_at_cap", b"outstanding_tokens_at_cap", "places", b"places", "pool", b"pool", "predicted_wait_seconds", b"predicted_wait_seconds", "ready_workers", b"ready_workers", "running_calls", b"running_calls", "slo_attainment", b"slo_attainment", "tokens_per_second_per_worker", b"tokens_per_second_per_worker", "waiting_calls", b"waiting_calls", "waiting_programs", b"waiting_programs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolDemand: _TypeAlias = PoolDemand  # noqa: Y015
 
 @_typing.final
 class RegisterWorkerRequest(_message.Message):
@@ -610,3 +730,49 @@ class ListPoolsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
+
+@_typing.final
+class WatchDemandRequest(_message.Message):
+    """WatchDemandRequest asks for the demand of all pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    interval_seconds: _builtins.float
+    """Between two answers; 0 is one second, and nothing below 0.1 s is served."""
+    def __init__(
+        self,
+        *,
+        interval_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_seconds", b"interval_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDemandRequest: _TypeAlias = WatchDemandRequest  # noqa: Y015
+
+@_typing.final
+class WatchDemandResponse(_message.Message):
+    """WatchDemandResponse is the demand of all pools at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDemand]:
+        """By pool name."""
+
+    def __init__(
+        self,
+        *,
+        demands: _abc.Iterable[Global___PoolDemand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demands", b"demands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDemandResponse: _TypeAlias = WatchDemandResponse  # noqa: Y015

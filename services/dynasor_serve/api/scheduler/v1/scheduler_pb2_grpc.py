@@ -55,6 +55,11 @@ class SchedulerServiceStub:
                 request_serializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.WatchDemand = channel.unary_stream(
+                '/dynasor_serve.api.scheduler.v1.SchedulerService/WatchDemand',
+                request_serializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandRequest.SerializeToString,
+                response_deserializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -91,6 +96,13 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDemand(self, request, context):
+        """WatchDemand tells the demand of all pools, at once and then again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsRequest.FromString,
                     response_serializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'WatchDemand': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDemand,
+                    request_deserializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandRequest.FromString,
+                    response_serializer=dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class SchedulerService:
             '/dynasor_serve.api.scheduler.v1.SchedulerService/ListPools',
             dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsRequest.SerializeToString,
             dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDemand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dynasor_serve.api.scheduler.v1.SchedulerService/WatchDemand',
+            dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandRequest.SerializeToString,
+            dynasor__serve_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.WatchDemandResponse.FromString,
             options,
             channel_credentials,
             insecure,

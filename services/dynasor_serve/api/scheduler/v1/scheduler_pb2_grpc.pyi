@@ -27,6 +27,8 @@ class SchedulerServiceStub:
     """DrainWorker stops granting to a worker; running calls finish, and after the last it is forgotten. Idempotent."""
     ListPools: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListPoolsRequest, _scheduler_pb2.ListPoolsResponse]
     """ListPools says which pools exist and how they are."""
+    WatchDemand: _aio.UnaryStreamMultiCallable[_scheduler_pb2.WatchDemandRequest, _scheduler_pb2.WatchDemandResponse]
+    """WatchDemand tells the demand of all pools, at once and then again and again."""
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """SchedulerService grants calls to programs."""
@@ -65,5 +67,13 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_pb2.ListPoolsRequest, _abc.Awaitable[_scheduler_pb2.ListPoolsResponse]],
     ) -> _abc.Awaitable[_scheduler_pb2.ListPoolsResponse]:
         """ListPools says which pools exist and how they are."""
+
+    @_abc_1.abstractmethod
+    def WatchDemand(
+        self,
+        request: _scheduler_pb2.WatchDemandRequest,
+        context: _aio.ServicerContext[_scheduler_pb2.WatchDemandRequest, _abc.AsyncIterator[_scheduler_pb2.WatchDemandResponse]],
+    ) -> _abc.AsyncIterator[_scheduler_pb2.WatchDemandResponse]:
+        """WatchDemand tells the demand of all pools, at once and then again and again."""
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _aio.Server) -> None: ...
