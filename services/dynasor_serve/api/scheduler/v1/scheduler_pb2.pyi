@@ -524,6 +524,9 @@ class PoolDemand(_message.Message):
     DEADLINES_ENDED_FIELD_NUMBER: _builtins.int
     MISSES_TO_COME_FIELD_NUMBER: _builtins.int
     LONGEST_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_INTERACTIVE_SECONDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_BATCH_SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_PER_CALL_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool's name."""
     at_ms: _builtins.int
@@ -562,6 +565,12 @@ class PoolDemand(_message.Message):
     """Live programs that are predicted to miss their deadline."""
     longest_wait_seconds: _builtins.float
     """How long the call has waited that waits longest."""
+    predicted_wait_interactive_seconds: _builtins.float
+    """How long a program of the class "interactive" that arrived now would wait for its first call."""
+    predicted_wait_batch_seconds: _builtins.float
+    """How long a program of the class "batch" that arrived now would wait for its first call."""
+    seconds_per_call: _builtins.float
+    """Mean seconds from grant to end of the calls that finished lately, 0 where none has."""
     def __init__(
         self,
         *,
@@ -584,10 +593,13 @@ class PoolDemand(_message.Message):
         deadlines_ended: _builtins.int = ...,
         misses_to_come: _builtins.int = ...,
         longest_wait_seconds: _builtins.float = ...,
+        predicted_wait_interactive_seconds: _builtins.float = ...,
+        predicted_wait_batch_seconds: _builtins.float = ...,
+        seconds_per_call: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "arriving_tokens_per_second", b"arriving_tokens_per_second", "at_ms", b"at_ms", "deadlines_ended", b"deadlines_ended", "drained_tokens_per_second", b"drained_tokens_per_second", "live_programs", b"live_programs", "longest_wait_seconds", b"longest_wait_seconds", "misses_to_come", b"misses_to_come", "outstanding_tokens", b"outstanding_tokens", "outstanding_tokens_at_cap", b"outstanding_tokens_at_cap", "places", b"places", "pool", b"pool", "predicted_wait_seconds", b"predicted_wait_seconds", "ready_workers", b"ready_workers", "running_calls", b"running_calls", "slo_attainment", b"slo_attainment", "tokens_per_second_per_worker", b"tokens_per_second_per_worker", "waiting_calls", b"waiting_calls", "waiting_programs", b"waiting_programs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "arriving_tokens_per_second", b"arriving_tokens_per_second", "at_ms", b"at_ms", "deadlines_ended", b"deadlines_ended", "drained_tokens_per_second", b"drained_tokens_per_second", "live_programs", b"live_programs", "longest_wait_seconds", b"longest_wait_seconds", "misses_to_come", b"misses_to_come", "outstanding_tokens", b"outstanding_tokens", "outstanding_tokens_at_cap", b"outstanding_tokens_at_cap", "places", b"places", "pool", b"pool", "predicted_wait_batch_seconds", b"predicted_wait_batch_seconds", "predicted_wait_interactive_seconds", b"predicted_wait_interactive_seconds", "predicted_wait_seconds", b"predicted_wait_seconds", "ready_workers", b"ready_workers", "running_calls", b"running_calls", "seconds_per_call", b"seconds_per_call", "slo_attainment", b"slo_attainment", "tokens_per_second_per_worker", b"tokens_per_second_per_worker", "waiting_calls", b"waiting_calls", "waiting_programs", b"waiting_programs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
