@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from math import isfinite
 from typing import ClassVar, TypeVar
 
@@ -233,5 +234,11 @@ class Parameterised:
 
     def __str__(self) -> str:
         """Return the canonical type string, all parameters spelled out; `parse_rule` reads it back."""
-        settings = ",".join(f"{each.name}={each.written(getattr(self, each.name))}" for each in parameters_of(self))
-        return f"{self.name}:{settings}" if settings else self.name
+        return _type_string(self)
+
+
+@lru_cache(maxsize=256)
+def _type_string(parameterised: Parameterised) -> str:
+    values = ((each, getattr(parameterised, each.name)) for each in parameters_of(parameterised))
+    settings = ",".join(f"{each.name}={each.written(value)}" for each, value in values)
+    return f"{parameterised.name}:{settings}" if settings else parameterised.name

@@ -6,6 +6,7 @@ does not say.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -132,6 +133,7 @@ def rule_catalogue() -> tuple[RuleEntry, ...]:
     )
 
 
+@lru_cache(maxsize=256)
 def _parse(type_string: str, preferred: Evidence) -> Rule:
     _check_length(type_string, "the type string")
     parts = [_parse_one(part) for part in type_string.split(SEPARATOR)]

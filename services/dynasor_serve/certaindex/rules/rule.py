@@ -66,19 +66,12 @@ class ChainRule(Rule, Protocol):
         ...
 
 
-@runtime_checkable
-class TokenRule(Protocol):
-    """A rule over votes that needs the confidence of every token."""
-
-    @property
-    def token_window(self) -> int:
-        """Tokens per group of the lowest group confidence: branches must be streamed with log-probabilities."""
-        ...
-
-
 def token_window(rule: Rule) -> int:
-    """Return the tokens per group that a rule needs confidences over; 0 if it needs none."""
-    return rule.token_window if isinstance(rule, TokenRule) else 0
+    """Return the tokens per group of the lowest group confidence that a rule watches; 0 if it watches none.
+
+    A rule says so by an attribute of this name. Its branches are streamed with the log-probabilities of every token.
+    """
+    return int(getattr(rule, "token_window", 0))
 
 
 def reads_tokens(rule: Rule) -> bool:
