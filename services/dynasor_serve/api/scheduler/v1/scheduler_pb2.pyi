@@ -19,6 +19,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ProgramEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProgramEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProgramEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROGRAM_END_UNSPECIFIED: _ProgramEnd.ValueType  # 0
+    """Unknown."""
+    PROGRAM_END_COMPLETED: _ProgramEnd.ValueType  # 1
+    """Its rule, its cap or its budget ended it."""
+    PROGRAM_END_DEADLINE: _ProgramEnd.ValueType  # 2
+    """Its deadline ended it, with the best answer so far or with none."""
+    PROGRAM_END_CANCELLED: _ProgramEnd.ValueType  # 3
+    """Its user cancelled it."""
+    PROGRAM_END_FAILED: _ProgramEnd.ValueType  # 4
+    """It failed."""
+    PROGRAM_END_RELEASED: _ProgramEnd.ValueType  # 5
+    """It lives on: its tracker handed it back or lost it."""
+
+class ProgramEnd(_ProgramEnd, metaclass=_ProgramEndEnumTypeWrapper):
+    """ProgramEnd is how a program left its tracker."""
+
+PROGRAM_END_UNSPECIFIED: ProgramEnd.ValueType  # 0
+"""Unknown."""
+PROGRAM_END_COMPLETED: ProgramEnd.ValueType  # 1
+"""Its rule, its cap or its budget ended it."""
+PROGRAM_END_DEADLINE: ProgramEnd.ValueType  # 2
+"""Its deadline ended it, with the best answer so far or with none."""
+PROGRAM_END_CANCELLED: ProgramEnd.ValueType  # 3
+"""Its user cancelled it."""
+PROGRAM_END_FAILED: ProgramEnd.ValueType  # 4
+"""It failed."""
+PROGRAM_END_RELEASED: ProgramEnd.ValueType  # 5
+"""It lives on: its tracker handed it back or lost it."""
+Global___ProgramEnd: _TypeAlias = ProgramEnd  # noqa: Y015
+
 class _CallEnd:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -98,6 +134,7 @@ class CoordinateRequest(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
+    WITHDRAWALS_FIELD_NUMBER: _builtins.int
     tracker: _builtins.str
     """Sent first on each stream: who speaks."""
     @_builtins.property
@@ -116,6 +153,10 @@ class CoordinateRequest(_message.Message):
     def withdrawn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Programs that are final or no longer this tracker's; their unstarted grants return."""
 
+    @_builtins.property
+    def withdrawals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Withdrawal]:
+        """Why programs of `withdrawn` were; one that is not named here was withdrawn for a reason that its tracker cannot say."""
+
     def __init__(
         self,
         *,
@@ -124,14 +165,41 @@ class CoordinateRequest(_message.Message):
         running: _abc.Iterable[Global___RunningCall] | None = ...,
         ended: _abc.Iterable[Global___EndedCall] | None = ...,
         withdrawn: _abc.Iterable[_builtins.str] | None = ...,
+        withdrawals: _abc.Iterable[Global___Withdrawal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "running", b"running", "tracker", b"tracker", "wants", b"wants", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "running", b"running", "tracker", b"tracker", "wants", b"wants", "withdrawals", b"withdrawals", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CoordinateRequest: _TypeAlias = CoordinateRequest  # noqa: Y015
+
+@_typing.final
+class Withdrawal(_message.Message):
+    """Withdrawal is why a program is withdrawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.str
+    """The program."""
+    end: Global___ProgramEnd.ValueType
+    """Why."""
+    def __init__(
+        self,
+        *,
+        query_id: _builtins.str = ...,
+        end: Global___ProgramEnd.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "query_id", b"query_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawal: _TypeAlias = Withdrawal  # noqa: Y015
 
 @_typing.final
 class ProgramWant(_message.Message):
@@ -527,6 +595,7 @@ class PoolDemand(_message.Message):
     PREDICTED_WAIT_INTERACTIVE_SECONDS_FIELD_NUMBER: _builtins.int
     PREDICTED_WAIT_BATCH_SECONDS_FIELD_NUMBER: _builtins.int
     SECONDS_PER_CALL_FIELD_NUMBER: _builtins.int
+    WAITING_TOKENS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool's name."""
     at_ms: _builtins.int
@@ -571,6 +640,8 @@ class PoolDemand(_message.Message):
     """How long a program of the class "batch" that arrived now would wait for its first call."""
     seconds_per_call: _builtins.float
     """Mean seconds from grant to end of the calls that finished lately, 0 where none has."""
+    waiting_tokens: _builtins.float
+    """Of the outstanding tokens, those that would be under way already had there been places for them."""
     def __init__(
         self,
         *,
@@ -596,10 +667,11 @@ class PoolDemand(_message.Message):
         predicted_wait_interactive_seconds: _builtins.float = ...,
         predicted_wait_batch_seconds: _builtins.float = ...,
         seconds_per_call: _builtins.float = ...,
+        waiting_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "arriving_tokens_per_second", b"arriving_tokens_per_second", "at_ms", b"at_ms", "deadlines_ended", b"deadlines_ended", "drained_tokens_per_second", b"drained_tokens_per_second", "live_programs", b"live_programs", "longest_wait_seconds", b"longest_wait_seconds", "misses_to_come", b"misses_to_come", "outstanding_tokens", b"outstanding_tokens", "outstanding_tokens_at_cap", b"outstanding_tokens_at_cap", "places", b"places", "pool", b"pool", "predicted_wait_batch_seconds", b"predicted_wait_batch_seconds", "predicted_wait_interactive_seconds", b"predicted_wait_interactive_seconds", "predicted_wait_seconds", b"predicted_wait_seconds", "ready_workers", b"ready_workers", "running_calls", b"running_calls", "seconds_per_call", b"seconds_per_call", "slo_attainment", b"slo_attainment", "tokens_per_second_per_worker", b"tokens_per_second_per_worker", "waiting_calls", b"waiting_calls", "waiting_programs", b"waiting_programs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "arriving_tokens_per_second", b"arriving_tokens_per_second", "at_ms", b"at_ms", "deadlines_ended", b"deadlines_ended", "drained_tokens_per_second", b"drained_tokens_per_second", "live_programs", b"live_programs", "longest_wait_seconds", b"longest_wait_seconds", "misses_to_come", b"misses_to_come", "outstanding_tokens", b"outstanding_tokens", "outstanding_tokens_at_cap", b"outstanding_tokens_at_cap", "places", b"places", "pool", b"pool", "predicted_wait_batch_seconds", b"predicted_wait_batch_seconds", "predicted_wait_interactive_seconds", b"predicted_wait_interactive_seconds", "predicted_wait_seconds", b"predicted_wait_seconds", "ready_workers", b"ready_workers", "running_calls", b"running_calls", "seconds_per_call", b"seconds_per_call", "slo_attainment", b"slo_attainment", "tokens_per_second_per_worker", b"tokens_per_second_per_worker", "waiting_calls", b"waiting_calls", "waiting_programs", b"waiting_programs", "waiting_tokens", b"waiting_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
