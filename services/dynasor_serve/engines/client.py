@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
-
 from dynasor_serve.engines import requests, reward_models, wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
+from dynasor_serve.engines.http import HttpError, HttpResponse
 from dynasor_serve.engines.rendering import PromptRenderer
 from dynasor_serve.engines.reply import Completion, Reply
 from dynasor_serve.engines.requests import Asked, CallRequest, Endpoint
@@ -51,8 +50,8 @@ class EngineClient:
             rendered = await self._renderer.render(request.endpoint.url, request.query.model, request.messages)
         return requests.generation(request, rendered)
 
-    async def send(self, request: CallRequest, asked: Asked) -> aiohttp.ClientResponse:
-        """The open response to a call. Raises `EngineError`, and what aiohttp raises."""
+    async def send(self, request: CallRequest, asked: Asked) -> HttpResponse:
+        """The open response to a call. Raises `EngineError`, `HttpError` and `OSError`."""
         url = request.endpoint.url
         try:
             return await self.transport.send(url, asked.path, asked.body, request.request_id)
@@ -84,7 +83,7 @@ class EngineCall:
         self._client = client
         self._request = request
         self._url = request.endpoint.url
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: HttpResponse | None = None
         self._until_response: asyncio.Timeout | None = None
         self.tokens = 0
         self.prompt_tokens = 0
@@ -122,10 +121,10 @@ class EngineCall:
                     return await self._judged(asked)
                 self._response = await self._client.send(self._request, asked)
             completion = await self._read(self._response, asked, on_progress)
-            self._client.transport.release(self._response)
+            self._response.release()
             self._response = None
             return completion
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, HttpError, OSError) as error:
             if self.is_closed:
                 raise self._closed() from error
             raise fault(error, self._url, self._client.transport.timeouts, self.tokens) from error
@@ -147,12 +146,10 @@ class EngineCall:
         reward, self.prompt_tokens = reward_models.read_reward(body, kind, self._url)
         return Completion(text="", finish_reason="stop", reward=reward)
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, asked: Asked, on_progress: Callable[[str], None]
-    ) -> Completion:
+    async def _read(self, response: HttpResponse, asked: Asked, on_progress: Callable[[str], None]) -> Completion:
         reader = wire.EventReader()
         reply = Reply(self._request, self.parts, asked.opened_thought)
-        while not reader.done and (data := await response.content.readany()):
+        while not reader.done and (data := await response.read_some()):
             for chunk in reader.feed(data):
                 if chunk.error is not None:
                     raise _failure(chunk.error, self._url)

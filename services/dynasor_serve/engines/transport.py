@@ -1,4 +1,4 @@
-"""How bytes reach an engine: one HTTP session for all of them, and what goes wrong on the way as an `EngineError`.
+"""How bytes reach an engine: one HTTP client for all of them, and what goes wrong on the way as an `EngineError`.
 
 Used by `client` for what is streamed, and by `rendering` and the rewards for what is answered in one piece.
 """
@@ -6,18 +6,23 @@ Used by `client` for what is streamed, and by `rendering` and the rewards for wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from dynasor_serve.engines import wire
 from dynasor_serve.engines.errors import EngineError, EngineReason
+from dynasor_serve.engines.http import (
+    ConnectTimeout,
+    Disconnected,
+    HttpClient,
+    HttpError,
+    HttpResponse,
+    NoHttp,
+    Stalled,
+)
 from dynasor_serve.engines.probe import authorization
 
 MAX_REPLY_BYTES = 32 * 1024 * 1024
-_DRAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +41,25 @@ class Transport:
 
     def __init__(self, timeouts: EngineTimeouts, api_key: str = "") -> None:
         self.timeouts = timeouts
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
-            headers=authorization(api_key),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.stall),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            read_bufsize=1 << 18,
+        self._http = HttpClient(
+            connect_seconds=timeouts.connect,
+            stall_seconds=timeouts.stall,
+            headers={"Content-Type": "application/json", **authorization(api_key)},
         )
-        self._draining: set[asyncio.Task[None]] = set()
         self._without_priority: set[str] = set()  # urls that refuse priorities
 
     async def close(self) -> None:
-        await asyncio.gather(*self._draining, return_exceptions=True)
-        await self._session.close()
+        await self._http.close()
 
-    async def send(self, url: str, path: str, body: dict[str, Any], request_id: str = "") -> aiohttp.ClientResponse:
-        """The open response to a request. Raises `EngineError`, and what aiohttp raises."""
+    async def send(self, url: str, path: str, body: dict[str, Any], request_id: str = "") -> HttpResponse:
+        """The open response to a request. Raises `EngineError`, `HttpError` and `OSError`."""
         if url in self._without_priority:
             body.pop("priority", None)
-        headers = {"Content-Type": "application/json"}
-        if request_id:
-            headers["X-Request-Id"] = request_id
-        response = await self._session.post(url + path, data=wire.encode_body(body), headers=headers)
+        headers = {"X-Request-Id": request_id} if request_id else {}
+        response = await self._http.post(url + path, wire.encode_body(body), headers)
         if response.status == 200:
             return response
-        error = wire.decode_error(await response.read())
+        error = wire.decode_error(await _whole(response, url))
         if response.status == 400 and "priority" in body and "priority" in error.message.lower():
             # vLLM without --scheduling-policy priority refuses any; the order is kept outside the engine anyway.
             self._without_priority.add(url)
@@ -73,11 +71,8 @@ class Transport:
         try:
             async with asyncio.timeout(self.timeouts.reply):
                 response = await self.send(url, path, body, request_id)
-                try:
-                    return await _whole(response, url)
-                finally:
-                    response.release()  # closes the connection unless the response was read to its end
-        except aiohttp.ClientError as error:
+                return await _whole(response, url)
+        except HttpError as error:
             raise fault(error, url, self.timeouts) from error
         except TimeoutError as error:
             message = f"the engine at {url} did not answer {path} within {self.timeouts.reply:g} s"
@@ -85,35 +80,26 @@ class Transport:
         except OSError as error:
             raise fault(error, url, self.timeouts) from error
 
-    def release(self, response: aiohttp.ClientResponse) -> None:
-        """Gives a response's connection back, after its end where that is near; nobody waits for it."""
-        if response.closed or response.content.at_eof():
-            response.release()
-            return
-        draining = asyncio.create_task(_drain(response))
-        self._draining.add(draining)
-        draining.add_done_callback(self._draining.discard)
-
 
 def fault(error: Exception, url: str, timeouts: EngineTimeouts, tokens: int = 0) -> EngineError:
     """What a failure on the way means.
 
     Args:
-        error: a `TimeoutError`, an `aiohttp.ClientError` or an `OSError`.
+        error: an `HttpError` or an `OSError`.
         tokens: that had been received.
     """
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case ConnectTimeout():
             message = f"the engine at {url} cannot be reached within {timeouts.connect:g} s"
             return EngineError(EngineReason.ENGINE_UNAVAILABLE, message)
-        case TimeoutError():
+        case Stalled():
             message = f"the engine at {url} sent nothing for {timeouts.stall:g} s"
             return EngineError(EngineReason.ENGINE_HUNG, message)
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+        case Disconnected():
             message = f"the engine at {url} broke the stream off after {tokens} tokens"
             return EngineError(EngineReason.ENGINE_BROKE_OFF, message)
-        case aiohttp.ClientResponseError():
-            message = f"the engine at {url} sent what is no HTTP: {' '.join(error.message.split())[:120]}"
+        case NoHttp():
+            message = f"the engine at {url} sent what is no HTTP: {' '.join(str(error).split())[:120]}"
             return EngineError(EngineReason.ENGINE_GARBAGE, message)
         case _:
             return EngineError(EngineReason.ENGINE_UNAVAILABLE, f"the engine at {url} cannot be reached: {error}")
@@ -145,24 +131,19 @@ def refusal(status: int, error: wire.ErrorBody, url: str) -> EngineError:
     return EngineError(EngineReason.ENGINE_FAILED, f"the engine at {url} answers {status}: {message}")
 
 
-async def _whole(response: aiohttp.ClientResponse, url: str) -> bytes:
+async def _whole(response: HttpResponse, url: str) -> bytes:
+    """Reads a response to its end; hangs up where that does not come."""
     parts: list[bytes] = []
     size = 0
-    while data := await response.content.readany():
-        parts.append(data)
-        size += len(data)
-        if size > MAX_REPLY_BYTES:
-            message = f"the engine at {url} sent more than {MAX_REPLY_BYTES} bytes in one answer"
-            raise EngineError(EngineReason.ENGINE_GARBAGE, message)
-    return b"".join(parts)
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Reads what follows `[DONE]`, nothing as a rule, so that the connection can be used again."""
     try:
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while await response.content.readany():
-                    pass
-    finally:
-        response.release()  # keeps the connection only where the response was read to its end
+        while data := await response.read_some():
+            parts.append(data)
+            size += len(data)
+            if size > MAX_REPLY_BYTES:
+                message = f"the engine at {url} sent more than {MAX_REPLY_BYTES} bytes in one answer"
+                raise EngineError(EngineReason.ENGINE_GARBAGE, message)
+    except BaseException:
+        response.close()
+        raise
+    response.release()
+    return b"".join(parts)
