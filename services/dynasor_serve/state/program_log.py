@@ -19,6 +19,7 @@ from dynasor_serve.state import keys, records
 from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.records import CorruptRecord, Record
 from dynasor_serve.state.redis_client import Script, translated
+from dynasor_serve.state.shared_connection import SharedConnection
 
 # How much later than a standard query a class is claimed when trackers are short. A delay, not a rank, so that none
 # starves.
@@ -119,13 +120,14 @@ class ProgramLog:
     def __init__(self, redis: Redis, *, final_ttl_seconds: int) -> None:
         self._redis = redis
         self._final_ttl_seconds = final_ttl_seconds
-        self._accept = Script(redis, "accept_query")
-        self._claim = Script(redis, "claim_programs")
-        self._append = Script(redis, "append_records")
-        self._finish = Script(redis, "finish_program")
-        self._cancel = Script(redis, "cancel_program")
-        self._renew = Script(redis, "renew_leases")
-        self._release = Script(redis, "release_programs")
+        shared = SharedConnection(redis)
+        self._accept = Script(redis, "accept_query", shared)
+        self._claim = Script(redis, "claim_programs", shared)
+        self._append = Script(redis, "append_records", shared)
+        self._finish = Script(redis, "finish_program", shared)
+        self._cancel = Script(redis, "cancel_program", shared)
+        self._renew = Script(redis, "renew_leases", shared)
+        self._release = Script(redis, "release_programs", shared)
 
     async def accept(
         self, query_id: QueryId, event: Accepted, fingerprint: str, limits: Limits

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
@@ -23,6 +20,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from dynasor_serve.state.connections import pipelined
+from dynasor_serve.state.shared_connection import SharedConnection
 
 
 class StateUnavailable(Exception):
@@ -58,44 +58,8 @@ def connect(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         retry_on_error=[RedisConnectionError],
         protocol=2,
     )
-    pool.connection_class = _CONNECTIONS[pool.connection_class]
+    pool.connection_class = pipelined(pool.connection_class)
     return Redis.from_pool(pool)
-
-
-class _TypedSends(AbstractConnection):
-    """Says that a connection is closed in redis-py's own terms, and heeds a cancellation while it sends.
-
-    uvloop says that a connection is closed with a bare `RuntimeError`. redis-py sends by `asyncio.wait_for`, which on
-    Python 3.11 swallows a cancellation where the sending is just done (github python/cpython, issue 86296): whoever
-    was to stop would go on for ever.
-    """
-
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "redis-py runs in tasks only"
-        cancellations = task.cancelling()
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            raise RedisConnectionError(f"Connection closed while writing to socket: {error}") from error
-        if task.cancelling() > cancellations:
-            await self.disconnect(nowait=True)  # nobody will read the reply
-            raise asyncio.CancelledError
-
-
-class _TypedTcp(_TypedSends, Connection):
-    pass
-
-
-class _TypedTls(_TypedSends, SSLConnection):
-    pass
-
-
-class _TypedUnix(_TypedSends, UnixDomainSocketConnection):
-    pass
-
-
-_CONNECTIONS = {Connection: _TypedTcp, SSLConnection: _TypedTls, UnixDomainSocketConnection: _TypedUnix}
 
 
 async def ping(redis: Redis) -> None:
@@ -109,8 +73,10 @@ async def ping(redis: Redis) -> None:
 class Script:
     """One Lua file of this package, loaded on the server at first use and again after a restart of the server."""
 
-    def __init__(self, redis: Redis, name: str) -> None:
+    def __init__(self, redis: Redis, name: str, shared: SharedConnection | None = None) -> None:
+        """Builds it; `shared` is where several scripts of one caller go together."""
         self._redis = redis
+        self._shared = shared or SharedConnection(redis)
         self._name = name
         self._source = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
         self._sha = ""
@@ -121,10 +87,10 @@ class Script:
             if not self._sha:
                 self._sha = await self._redis.script_load(self._source)
             try:
-                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)
+                return await self._shared.execute("EVALSHA", self._sha, len(keys), *keys, *args)
             except NoScriptError:
                 self._sha = await self._redis.script_load(self._source)
-                return await self._redis.evalsha(self._sha, len(keys), *keys, *args)
+                return await self._shared.execute("EVALSHA", self._sha, len(keys), *keys, *args)
         except RedisError as error:
             raise translated(error, self._name) from error
 

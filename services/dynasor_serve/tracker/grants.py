@@ -29,6 +29,8 @@ from dynasor_serve.tracker.running_call import RunningCall
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
+# What only frees places waits so long for company: each message costs both sides as much as ten calls in it.
+_GATHERING_SECONDS = 0.002
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _CLASSES = {QueryClass.INTERACTIVE: 1, QueryClass.STANDARD: 2, QueryClass.BATCH: 3}  # as QueryClass on the wire
 _CALL_ENDS = {
@@ -65,6 +67,7 @@ class SchedulerLink:
         self._ended: list[pb.EndedCall] = []
         self._withdrawn: list[str] = []
         self._wakeup = asyncio.Event()
+        self._gathering: asyncio.TimerHandle | None = None
         self._highest_epoch = 0
         self._on_grant: Callable[[GrantedCall], None]
         self._running: Callable[[], Iterable[RunningCall]]
@@ -88,7 +91,7 @@ class SchedulerLink:
                 query_id=call.query_id, branch=call.branch, attempt=call.attempt, end=_CALL_ENDS[end], tokens=tokens
             )
         )
-        self._wakeup.set()
+        self._gather()
 
     def withdraw(self, query_id: QueryId) -> None:
         """The program is final or no longer this tracker's."""
@@ -97,7 +100,12 @@ class SchedulerLink:
             for pool in wants:
                 self._news.pop((query_id, pool), None)
             self._withdrawn.append(query_id)
-            self._wakeup.set()
+            self._gather()
+
+    def _gather(self) -> None:
+        """Sends what there is, soon."""
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self._wakeup.set)
 
     # --- the conversation ---
 
@@ -179,6 +187,9 @@ class SchedulerLink:
         return message
 
     def _forget_news(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         self._news.clear()
         self._ended = []
         self._withdrawn = []

@@ -37,6 +37,7 @@ from dynasor_serve.tracker.running_call import RunningCall
 logger = logging.getLogger(__name__)
 
 _MOST_CLAIMED_AT_ONCE = 64
+_FOLDED_AT_ONCE = 32  # records; a few milliseconds. A new program has two
 _RECONNECT_SECONDS = 0.2
 
 
@@ -187,8 +188,11 @@ class Holdings:
                 return
             former.abandon()  # its lease had ended and came back to us
         try:
-            # Beside the loop, which goes on to renew leases and to read streams: a long log takes a second.
-            program = await asyncio.to_thread(program_of, claim)
+            if len(claim.lines) <= _FOLDED_AT_ONCE:
+                program = program_of(claim)
+            else:
+                # Beside the loop, which goes on to renew leases and to read streams: a long log takes a second.
+                program = await asyncio.to_thread(program_of, claim)
         except NewerRecord as error:
             # Its lease lapses: a tracker of the release that wrote it goes on.
             logger.warning("a program is of a newer release", extra={"query_id": claim.query_id, "cause": str(error)})
