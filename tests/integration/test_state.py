@@ -28,7 +28,7 @@ from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
 from dynasor_serve.state import keys
 from dynasor_serve.state.group_lease import GroupLease
 from dynasor_serve.state.keys import Shard
-from dynasor_serve.state.program_log import AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
+from dynasor_serve.state.program_log import Acceptance, AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
 
@@ -69,7 +69,8 @@ async def accepted(
     log: ProgramLog, query: Query = QUERY, *, at_ms: int = NOW_MS, limits: Limits = AMPLE, fingerprint: str = "f"
 ) -> tuple[AcceptStatus, QueryId]:
     query_id = keys.new_query_id(query.tenant)
-    return await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
+    acceptance = await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
+    return acceptance.status, acceptance.query_id
 
 
 CLAIM_NUMBERS = itertools.count()
@@ -147,8 +148,8 @@ async def test_an_acceptance_sent_twice_changes_nothing(log: ProgramLog, redis: 
     query_id = keys.new_query_id(TENANT)
     keyed = replace(QUERY, idempotency_key="key")
     for _ in range(3):
-        status = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", AMPLE)
-        assert status == (AcceptStatus.ACCEPTED, query_id)
+        acceptance = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", AMPLE)
+        assert acceptance == Acceptance(AcceptStatus.ACCEPTED, query_id)
 
     assert await kinds(log, query_id) == ["Accepted"]
     assert await live(redis) == 1
@@ -188,9 +189,10 @@ async def test_a_refused_query_leaves_nothing(log: ProgramLog, redis: Redis) -> 
     query_id = keys.new_query_id(TENANT)
     limits = replace(AMPLE, live_queries_per_tenant=0)
 
-    status, _ = await log.accept(query_id, Accepted(replace(QUERY, idempotency_key="key"), "pool", NOW_MS), "f", limits)
+    keyed = replace(QUERY, idempotency_key="key")
+    acceptance = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", limits)
 
-    assert status is AcceptStatus.TENANT_FULL
+    assert acceptance.status is AcceptStatus.TENANT_FULL
     assert await redis.dbsize() == 0
 
 
