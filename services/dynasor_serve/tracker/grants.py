@@ -19,7 +19,7 @@ from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.engines.client import Endpoint
 from dynasor_serve.engines.probe import EngineKind
-from dynasor_serve.programs.program import Program
+from dynasor_serve.programs.program import Directive, Program
 from dynasor_serve.programs.query import Branch, QueryClass, QueryId
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.scheduling.demand import CallEnd
@@ -51,7 +51,7 @@ class Wanted:
     pool: str
     program: Program
     calls: tuple[tuple[Branch, str], ...]  # (branch, attempt)
-    remaining_knob: int
+    directive: Directive  # from which the calls follow
 
 
 class SchedulerLink:
@@ -210,11 +210,17 @@ def _want_message(wanted: Wanted) -> pb.ProgramWant:
         calls=[pb.WantedCall(branch=branch, attempt=attempt) for branch, attempt in wanted.calls],
         query_class=_CLASSES[query.query_class],
         tenant=query.tenant,
-        remaining_knob=wanted.remaining_knob,
+        remaining_knob=wanted.directive.remaining_knob,
         mean_tokens_per_branch=program.mean_tokens_per_branch,
         accepted_at_ms=program.accepted_at_ms,
         deadline_ms=program.deadline_ms,
         tokens_spent=program.ledger.spent,
         algorithm=query.algorithm.partition(":")[0],
         shares_prefixes=program.algorithm.shares_prefixes,
+        certaindex=program.assessment.certaindex,
+        samples=program.assessment.samples,
+        gain_per_token=wanted.directive.gain_per_token,
+        # Of calls that are wanted one after the other: those that run take the places that are not speculative first.
+        speculative=min(wanted.directive.speculative, len(wanted.calls)),
+        prompt_tokens=program.mean_prompt_tokens,
     )
