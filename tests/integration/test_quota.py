@@ -107,7 +107,7 @@ async def finished(log: ProgramLog, claim: Claim, *, spent: int = 0, tracker: st
 async def account(redis: Redis) -> dict[str, float]:
     """The tenant's counters."""
     found = await redis.hgetall(keys.tenant(SHARD, TENANT))
-    return {name.decode(): float(value) for name, value in found.items()}
+    return {str(name, "ascii"): float(value) for name, value in found.items()}
 
 
 async def spent_and_reserved(redis: Redis) -> tuple[float, float]:

@@ -18,7 +18,7 @@ class PoolLoad:
         told_at: when this process heard of it, in monotonic seconds: clocks of two machines may differ.
         wait_seconds: class -> how long a program that arrived then would wait for its first call.
         seconds_per_call: mean, of calls that finished lately.
-        seconds_per_program: between the ends of two programs, at the rate at which the pool generates tokens.
+        seconds_per_program: between the ends of two programs, at the rate at which the pool works while it is busy.
         free_places: calls that could start at once.
         live_programs: programs that trackers have, as the scheduler knows.
     """
@@ -33,7 +33,9 @@ class PoolLoad:
 
 def load_from(demand: pb.PoolDemand, told_at: float) -> PoolLoad:
     """The load in a scheduler's words. What is negative or not a number is not known."""
-    rate = _known(demand.drained_tokens_per_second)
+    # What a pool drains just after it was idle says nothing of what it can.
+    rate = _known(demand.tokens_per_second_per_worker) * max(0, demand.ready_workers)
+    rate = _known(rate) or _known(demand.drained_tokens_per_second)
     arrivals, live = _known(demand.arrivals_per_second), max(0, demand.live_programs)
     if arrivals:
         tokens_per_program = _known(demand.arriving_tokens_per_second) / arrivals

@@ -124,12 +124,13 @@ def test_nobody_waits_for_a_less_urgent_class(
     live_programs=st.integers(-5, 5),
     places=st.integers(-5, 5),
     running_calls=st.integers(-5, 5),
+    ready_workers=st.integers(-5, 5),
     **{
         name: st.floats(allow_nan=True, allow_infinity=True)
         for name in (
             "outstanding_tokens", "arrivals_per_second", "arriving_tokens_per_second", "drained_tokens_per_second",
             "predicted_wait_seconds", "predicted_wait_interactive_seconds", "predicted_wait_batch_seconds",
-            "seconds_per_call",
+            "seconds_per_call", "tokens_per_second_per_worker",
         )
     },
 ))  # fmt: skip
@@ -151,6 +152,17 @@ def test_programs_cost_what_arriving_ones_do_and_else_what_live_ones_still_take(
 
     demand.drained_tokens_per_second = 0
     assert load_from(demand, NOW).seconds_per_program == 0.0
+
+
+def test_a_pool_that_was_idle_is_taken_for_as_fast_as_its_workers_are() -> None:
+    demand = pb.PoolDemand(
+        arrivals_per_second=1,
+        arriving_tokens_per_second=400,
+        drained_tokens_per_second=0.01,
+        tokens_per_second_per_worker=50,
+        ready_workers=4,
+    )
+    assert load_from(demand, NOW).seconds_per_program == 2.0
 
 
 # --- deadlines ---
