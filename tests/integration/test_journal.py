@@ -36,6 +36,7 @@ from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
 from dynasor_serve.state.records import Record, decode, encode
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.active_scheduler import ActiveScheduler
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
 from dynasor_serve.tracker.equality import EqualityLink
@@ -98,7 +99,8 @@ def journal(log: ProgramLog, claim: Claim, tracker: str) -> Journal:
 async def tools_of(log: ProgramLog, tracker: str = "one") -> AsyncIterator[DriverTools]:
     """What drivers work with, where neither a scheduler nor an evaluator answers."""
     nobody, metrics = "127.0.0.1:1", Metrics("tracker")
-    engines, scheduler = EngineClient(EngineTimeouts()), SchedulerLink(tracker, (nobody,))
+    engines = EngineClient(EngineTimeouts())
+    scheduler = SchedulerLink(tracker, ActiveScheduler(connect(f"redis://{nobody}"), "default"))
     yield DriverTools(
         tracker=tracker,
         log=log,

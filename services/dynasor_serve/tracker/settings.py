@@ -20,8 +20,8 @@ class TrackerSettings(StatefulSettings):
         default="",
         description="HOST:PORT where gateways reach this tracker; empty derives it from where it listens.",
     )
-    schedulers: tuple[str, ...] = Field(
-        default=("127.0.0.1:7003",), description="Addresses of the schedulers of the group (JSON list)."
+    group: str = Field(
+        default="default", description="Group of schedulers it obeys; their lease in Redis says which and where."
     )
     evaluator: str = Field(default="127.0.0.1:7004", description="Address of the Certaindex evaluator.")
     max_programs: int = Field(default=1024, ge=1, description="Most programs owned at once; others wait in Redis.")
