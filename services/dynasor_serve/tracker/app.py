@@ -77,6 +77,7 @@ class TrackerApp:
             max_programs=settings.max_programs,
             lease_seconds=settings.lease_seconds,
             claim_interval_seconds=settings.claim_interval_seconds,
+            kept_for_interactive=int(settings.max_programs * settings.interactive_share),
         )
         servicer = TrackerServicer(self._holdings)
         self._server = GrpcServer(

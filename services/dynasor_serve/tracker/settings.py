@@ -25,6 +25,12 @@ class TrackerSettings(StatefulSettings):
     )
     evaluator: str = Field(default="127.0.0.1:7004", description="Address of the Certaindex evaluator.")
     max_programs: int = Field(default=1024, ge=1, description="Most programs owned at once; others wait in Redis.")
+    interactive_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of these places, rounded down, for interactive programs alone: none waits for a backlog.",
+    )
     lease_seconds: float = Field(
         default=60.0, gt=3, description="Lease of a program: running calls outlive an outage of Redis of half of it."
     )
