@@ -121,6 +121,7 @@ class RunningStack:
 async def running_stack(
     *flags: str,
     trackers: int = 1,
+    schedulers: int = 1,
     max_in_flight: int = 64,
     environment: Mapping[str, str] | None = None,
     data: Path | None = None,
@@ -137,7 +138,9 @@ async def running_stack(
         reward: stands in for a reward model, in a pool of its own.
     """
     engine = ReplayOptions(traces, flags=flags or FAST, max_in_flight=max_in_flight)
-    options = StackOptions(engine, reward=reward, data=data, trackers=trackers, environment=environment or {})
+    options = StackOptions(
+        engine, reward=reward, data=data, trackers=trackers, schedulers=schedulers, environment=environment or {}
+    )
     async with (
         LocalStack(options) as local,
         open_channel(local.gateway) as channel,

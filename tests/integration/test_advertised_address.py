@@ -33,7 +33,6 @@ async def advertised(directory: Path, *, listen: str, advertise: str = "") -> st
                 listen=listen,
                 advertise=advertise,
                 metrics_host="127.0.0.1",
-                schedulers=(nobody,),
                 evaluator=nobody,
             )
         )

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from dynasor_serve.gateway.admission import Admission, AdmissionRules
 from dynasor_serve.gateway.batches import Batches, Ended, Entry
 from dynasor_serve.gateway.follower import LogFollower
+from dynasor_serve.gateway.live_programs import LivePrograms
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.gateway.queries import Queries
 from dynasor_serve.programs.events import Phase
 from dynasor_serve.programs.query import Query, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
-from dynasor_serve.state.program_log import Limits, ProgramLog, Snapshot
+from dynasor_serve.state.program_log import ProgramLog, Snapshot
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
 
@@ -87,7 +89,13 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
         redis = connect(server.url)
         log = ProgramLog(redis, final_ttl_seconds=60)
         follower, pools = LogFollower(redis, log), PoolDirectory([scheduler.address], refresh_seconds=3600)
-        limits = Limits(live_queries_per_tenant=LIVE_QUERIES, queued_programs_per_shard=100, idempotency_ttl_seconds=60)
+        rules = AdmissionRules(
+            live_queries_per_tenant=LIVE_QUERIES,
+            live_programs_per_pool=100,
+            queued_programs_per_shard=100,
+            idempotency_ttl_seconds=60,
+        )
+        admission = Admission(rules, LivePrograms(log, refresh_seconds=3600))
         running = [asyncio.create_task(pools.run()), asyncio.create_task(follower.run())]
 
         async def hears() -> bool:
@@ -95,7 +103,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
             return int(listeners) == 1
 
         await until(hears, what="the follower's subscription")
-        yield Gateway(Queries(log, follower, pools, Metrics("gateway"), limits), follower, pools, scheduler)
+        yield Gateway(Queries(log, follower, pools, Metrics("gateway"), admission), follower, pools, scheduler)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

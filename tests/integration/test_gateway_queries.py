@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.gateway.admission import Admission, AdmissionRules
 from dynasor_serve.gateway.batches import Batches
 from dynasor_serve.gateway.follower import LogFollower
+from dynasor_serve.gateway.live_programs import LivePrograms
 from dynasor_serve.gateway.live_text import TrackerChannels
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.gateway.queries import Queries
@@ -20,7 +22,7 @@ from dynasor_serve.gateway.servicer import ReasoningServicer
 from dynasor_serve.programs.query import Query, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
-from dynasor_serve.state.program_log import Limits, ProgramLog
+from dynasor_serve.state.program_log import ProgramLog
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
@@ -29,7 +31,9 @@ from fakes.redis_process import running_redis
 from fakes.scripted_scheduler import ScriptedScheduler, pool_message, scripted_scheduler
 
 QUERY = Query(model="", rule="beta-posterior", prompt="What is it?", idempotency_key="k")
-LIMITS = Limits(live_queries_per_tenant=100, queued_programs_per_shard=100, idempotency_ttl_seconds=60)
+RULES = AdmissionRules(
+    live_queries_per_tenant=100, live_programs_per_pool=100, queued_programs_per_shard=100, idempotency_ttl_seconds=60
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
         log = ProgramLog(redis, final_ttl_seconds=60)
         pools, metrics = PoolDirectory([scheduler.address], refresh_seconds=3600), Metrics("gateway")
         refreshing = asyncio.create_task(pools.run())
-        yield Gateway(Queries(log, LogFollower(redis, log), pools, metrics, LIMITS), pools, scheduler, metrics)
+        admission = Admission(RULES, LivePrograms(log, refresh_seconds=3600))
+        yield Gateway(Queries(log, LogFollower(redis, log), pools, metrics, admission), pools, scheduler, metrics)
         refreshing.cancel()
         await asyncio.gather(refreshing, return_exceptions=True)
         await redis.aclose()

@@ -29,13 +29,14 @@ from dynasor_serve.programs.events import (
 )
 from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.program import Program, fold_log
-from dynasor_serve.programs.query import Branch, Query, RewardParameters
+from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId, RewardParameters
 from dynasor_serve.programs.self_consistency import SelfConsistency
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import Claim, Limits, ProgramLog
 from dynasor_serve.state.records import Record, decode, encode
 from dynasor_serve.state.redis_client import connect
 from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.active_scheduler import ActiveScheduler
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
 from dynasor_serve.tracker.equality import EqualityLink
@@ -46,6 +47,7 @@ from dynasor_serve.tracker.journal import Fenced, Journal, program_of
 from dynasor_serve.tracker.verification import VerifierLink
 
 from fakes.redis_process import RedisProcess, running_redis
+from fakes.running_stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,6 +57,9 @@ AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, ide
 NOW_MS = 1_700_000_000_000
 QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT, algorithm="self-consistency")
 LEASE_MS = 60_000
+MOST, KEPT = 8, 2
+"""Programs that holdings have at most, and those of them that only interactive ones may be."""
+
 LOST = ProgramError("ENGINE_BROKE_OFF", "the engine broke the stream off", retryable=True)
 
 
@@ -98,7 +103,8 @@ def journal(log: ProgramLog, claim: Claim, tracker: str) -> Journal:
 async def tools_of(log: ProgramLog, tracker: str = "one") -> AsyncIterator[DriverTools]:
     """What drivers work with, where neither a scheduler nor an evaluator answers."""
     nobody, metrics = "127.0.0.1:1", Metrics("tracker")
-    engines, scheduler = EngineClient(EngineTimeouts()), SchedulerLink(tracker, (nobody,))
+    engines = EngineClient(EngineTimeouts())
+    scheduler = SchedulerLink(tracker, ActiveScheduler(connect(f"redis://{nobody}"), "default"))
     yield DriverTools(
         tracker=tracker,
         log=log,
@@ -306,9 +312,10 @@ async def holdings_of(redis: Redis, log: ProgramLog) -> AsyncIterator[tuple[Hold
             tools.metrics,
             process="p1",
             address=lambda: "",
-            max_programs=8,
+            max_programs=MOST,
             lease_seconds=60.0,  # so that no renewal tells of a cancel within a test
             claim_interval_seconds=1.0,
+            kept_for_interactive=KEPT,
         )
         running = asyncio.create_task(holdings.run())
         yield holdings, running
@@ -367,6 +374,43 @@ async def test_a_tracker_that_is_to_go_folds_no_more_of_what_it_has_claimed(
     assert folded == 1
     entries = [await log.entry(query_id) for query_id in queries]
     assert [entry.phase for entry in entries if entry is not None] == [Phase.QUEUED] * 3
+
+
+async def test_a_tracker_full_of_a_backlog_keeps_places_for_interactive_programs(redis: Redis, log: ProgramLog) -> None:
+    async def accepted(query_class: QueryClass, number: int) -> list[QueryId]:
+        queries = [keys.new_query_id(TENANT) for _ in range(number)]
+        for query_id in queries:
+            query = replace(QUERY, query_class=query_class)
+            await log.accept(query_id, Accepted(query, "pool", unix_ms()), "", AMPLE)
+        return queries
+
+    backlog = await accepted(QueryClass.BATCH, MOST + 4)
+    async with holdings_of(redis, log) as (holdings, _):
+
+        def running(queries: list[QueryId]) -> set[QueryId]:
+            return {query_id for query_id in queries if holdings.driver(query_id) is not None}
+
+        async def until_running(queries: list[QueryId], number: int) -> None:
+            async def is_so() -> bool:
+                return len(running(queries)) == number
+
+            await until(is_so, what=f"{number} of {len(queries)} programs running")
+
+        await until_running(backlog, MOST - KEPT)
+        interactive = await accepted(QueryClass.INTERACTIVE, KEPT + 1)
+        await until_running(interactive, KEPT)
+        former, (waiting,) = running(backlog), set(interactive) - running(interactive)
+        assert len(former) == MOST - KEPT
+
+        await log.cancel(running(interactive).pop(), "enough", unix_ms())
+        await until_running([waiting], 1)
+
+        for query_id in interactive:
+            await log.cancel(query_id, "enough", unix_ms())
+        await log.cancel(next(iter(former)), "enough", unix_ms())
+        await until_running([each for each in backlog if each not in former], 1)
+        await until_running(interactive, 0)
+        assert len(running(backlog)) == MOST - KEPT
 
 
 async def test_a_log_that_means_something_else_here_ends_its_program_alone(redis: Redis, log: ProgramLog) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 
@@ -26,9 +27,9 @@ from dynasor_serve.programs.events import (
 from dynasor_serve.programs.program import accept, finish, fold
 from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
 from dynasor_serve.state import keys
-from dynasor_serve.state.group_lease import GroupLease
+from dynasor_serve.state.group_lease import GroupLease, LeaseRecord, read_lease
 from dynasor_serve.state.keys import Shard
-from dynasor_serve.state.program_log import AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
+from dynasor_serve.state.program_log import Acceptance, AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
 
@@ -40,6 +41,7 @@ TENANT = "default"
 SHARD = keys.shard_of_tenant(TENANT)
 AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, idempotency_ttl_seconds=60)
 LEASE_MS = 60_000
+LEASE_SECONDS = 60.0
 NOW_MS = 1_700_000_000_000
 QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT)
 FINAL_TTL_SECONDS = 600
@@ -69,7 +71,8 @@ async def accepted(
     log: ProgramLog, query: Query = QUERY, *, at_ms: int = NOW_MS, limits: Limits = AMPLE, fingerprint: str = "f"
 ) -> tuple[AcceptStatus, QueryId]:
     query_id = keys.new_query_id(query.tenant)
-    return await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
+    acceptance = await log.accept(query_id, Accepted(query, "pool", at_ms), fingerprint, limits)
+    return acceptance.status, acceptance.query_id
 
 
 CLAIM_NUMBERS = itertools.count()
@@ -147,8 +150,8 @@ async def test_an_acceptance_sent_twice_changes_nothing(log: ProgramLog, redis: 
     query_id = keys.new_query_id(TENANT)
     keyed = replace(QUERY, idempotency_key="key")
     for _ in range(3):
-        status = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", AMPLE)
-        assert status == (AcceptStatus.ACCEPTED, query_id)
+        acceptance = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", AMPLE)
+        assert acceptance == Acceptance(AcceptStatus.ACCEPTED, query_id)
 
     assert await kinds(log, query_id) == ["Accepted"]
     assert await live(redis) == 1
@@ -188,9 +191,10 @@ async def test_a_refused_query_leaves_nothing(log: ProgramLog, redis: Redis) -> 
     query_id = keys.new_query_id(TENANT)
     limits = replace(AMPLE, live_queries_per_tenant=0)
 
-    status, _ = await log.accept(query_id, Accepted(replace(QUERY, idempotency_key="key"), "pool", NOW_MS), "f", limits)
+    keyed = replace(QUERY, idempotency_key="key")
+    acceptance = await log.accept(query_id, Accepted(keyed, "pool", NOW_MS), "f", limits)
 
-    assert status is AcceptStatus.TENANT_FULL
+    assert acceptance.status is AcceptStatus.TENANT_FULL
     assert await redis.dbsize() == 0
 
 
@@ -454,7 +458,7 @@ async def test_released_programs_go_to_the_head_of_the_queue(log: ProgramLog, re
 
 
 async def test_one_scheduler_of_a_group_is_active(redis: Redis) -> None:
-    one, two = (GroupLease(redis, "group", holder, 200) for holder in ("one", "two"))
+    one, two = (GroupLease(redis, "group", holder, LEASE_SECONDS) for holder in ("one", "two"))
 
     first = await one.acquire()
     assert first > 0
@@ -463,27 +467,88 @@ async def test_one_scheduler_of_a_group_is_active(redis: Redis) -> None:
     assert not await two.renew(first)
     assert not await one.renew(first + 6)
     await one.give_up(first)
+    assert not await one.renew(first)
     second = await two.acquire()
     assert second > first
+    assert await one.acquire() == 0
+
+
+async def acquired(lease: GroupLease) -> int:
+    """The epoch of a standby that looks until it has the lease."""
+    async with asyncio.timeout(30):
+        while not (epoch := await lease.acquire()):  # noqa: ASYNC110 - Redis sets no event
+            await asyncio.sleep(0.01)
+    return epoch
+
+
+async def test_a_lease_ends_for_those_who_watched_it_for_as_long_as_it_lasts(redis: Redis) -> None:
+    one, two = (GroupLease(redis, "group", holder, 0.3) for holder in ("one", "two"))
+    first = await one.acquire()
+    began = time.monotonic()
+
+    second = await acquired(two)
+
+    assert time.monotonic() - began >= 0.3, "it was taken before its end"
+    assert second > first
     assert not await one.renew(first)
-    await asyncio.sleep(0.3)
-    assert await one.acquire() > second
+
+
+async def test_a_lease_that_is_renewed_does_not_end(redis: Redis) -> None:
+    one, two = (GroupLease(redis, "group", holder, 0.3) for holder in ("one", "two"))
+    epoch = await one.acquire()
+
+    for _ in range(20):
+        assert await one.renew(epoch)
+        assert await two.acquire() == 0
+        await asyncio.sleep(0.03)
+
+
+async def test_a_clock_that_jumps_makes_no_lease_longer(redis: Redis) -> None:
+    """A replica whose clock is an hour behind takes over, so that the epoch lies in the future."""
+    one, two = (GroupLease(redis, "group", holder, 0.3) for holder in ("one", "two"))
+    first = await one.acquire()
+    ahead = first + 3_600_000
+    await redis.hset(keys.group_lease("group"), "epoch", ahead)
+
+    assert await acquired(two) == ahead + 1
 
 
 async def test_a_restarted_scheduler_takes_its_own_lease_over_at_once(redis: Redis) -> None:
-    before, after = GroupLease(redis, "group", "one", LEASE_MS), GroupLease(redis, "group", "one", LEASE_MS)
+    before, after = (GroupLease(redis, "group", "one", LEASE_SECONDS) for _ in range(2))
 
     first = await before.acquire()
     assert await after.acquire() > first > 0
     assert not await before.renew(first)
 
 
+async def test_two_schedulers_of_one_name_do_not_take_the_lease_from_each_other_again_and_again(redis: Redis) -> None:
+    one, other = (GroupLease(redis, "group", "same", LEASE_SECONDS) for _ in range(2))
+    await one.acquire()
+    epoch = await other.acquire()
+
+    assert await one.acquire() == 0
+    assert await other.renew(epoch)
+
+
 async def test_epochs_grow_even_where_redis_has_lost_its_writes(redis: Redis) -> None:
-    lease = GroupLease(redis, "group", "one", LEASE_MS)
+    lease = GroupLease(redis, "group", "one", LEASE_SECONDS)
     first = await lease.acquire()
     await redis.flushall()
     await asyncio.sleep(0.01)  # epochs follow the clock, in milliseconds
+    assert not await lease.renew(first)
     assert await lease.acquire() > first
+
+
+async def test_a_lease_says_where_its_holder_is_until_it_is_given_up(redis: Redis) -> None:
+    lease = GroupLease(redis, "group", "one", 3.0, "127.0.0.1:7003")
+    assert await read_lease(redis, "group") is None
+
+    epoch = await lease.acquire()
+    assert await read_lease(redis, "group") == LeaseRecord(epoch, 0, 3.0, "127.0.0.1:7003")
+    await lease.renew(epoch)
+    assert await read_lease(redis, "group") == LeaseRecord(epoch, 1, 3.0, "127.0.0.1:7003")
+    await lease.give_up(epoch)
+    assert await read_lease(redis, "group") == LeaseRecord(epoch, 1, 3.0, "")
 
 
 # --- notices
@@ -573,7 +638,7 @@ async def test_a_server_that_is_down_is_unavailable_and_has_forgotten_nothing_wh
             log.list_tenant(TENANT, 0, 1),
             log.length(holding.query_id),
             log.renew(SHARD, "one", LEASE_MS, [holding]),
-            GroupLease(redis, "group", "one", 1000).acquire(),
+            GroupLease(redis, "group", "one", LEASE_SECONDS).acquire(),
             ping(redis),
         )
         for step in steps:

@@ -76,6 +76,15 @@ WidthOption = Annotated[
     int | None,
     typer.Option("--width", rich_help_panel=_COMPUTE, show_default="4", help="Self-consistency: most samples at once."),
 ]
+IdleWidthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--idle-width",
+        rich_help_panel=_COMPUTE,
+        show_default="the width",
+        help="Self-consistency: most samples at once where nobody else wants the places.",
+    ),
+]
 RuleOption = Annotated[
     str,
     typer.Option(
@@ -198,6 +207,7 @@ class QueryOptions:
     algorithm: str = SELF_CONSISTENCY
     max_samples: int | None = None
     width: int | None = None
+    idle_width: int | None = None
     rule: str = ""
     chain_rule: str = ""
     probe_prompt: str = ""
@@ -260,6 +270,7 @@ class QueryOptions:
         numbers = (
             (self.max_samples, "max-samples", 31),
             (self.width, "width", 31),
+            (self.idle_width, "idle-width", 31),
             (self.max_tokens, "max-tokens", 31),
             (self.probe_interval, "probe-interval", 31),
             (self.thinking_budget, "thinking-budget", 31),
@@ -274,10 +285,12 @@ class QueryOptions:
 
     def _algorithm(self) -> pb.Algorithm:
         if self.algorithm.strip() == SELF_CONSISTENCY:
-            return pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=self.max_samples, width=self.width))
+            typed = pb.SelfConsistency(max_samples=self.max_samples, width=self.width, idle_width=self.idle_width)
+            return pb.Algorithm(self_consistency=typed)
         for value, option, name in (
             (self.max_samples, "--max-samples", "max_samples"),
             (self.width, "--width", "width"),
+            (self.idle_width, "--idle-width", "idle_width"),
         ):
             if value is not None:
                 right = f"write --algorithm {self.algorithm.partition(':')[0]}:{name}={value}, if it has that parameter"
@@ -325,6 +338,7 @@ _PARAMETERS = {
         _option("algorithm", AlgorithmOption, SELF_CONSISTENCY),
         _option("max_samples", MaxSamplesOption, None),
         _option("width", WidthOption, None),
+        _option("idle_width", IdleWidthOption, None),
         _option("rule", RuleOption, ""),
         _option("budget_tokens", BudgetOption, 0),
         _option("deadline", DeadlineOption, None),

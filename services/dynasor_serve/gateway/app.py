@@ -8,8 +8,10 @@ import logging
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2, reasoning_pb2_grpc
 from dynasor_serve.certaindex.rules.registry import parse_rule
 from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.gateway.admission import Admission, AdmissionRules
 from dynasor_serve.gateway.batches import Batches
 from dynasor_serve.gateway.follower import LogFollower
+from dynasor_serve.gateway.live_programs import LivePrograms
 from dynasor_serve.gateway.live_text import TrackerChannels
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.gateway.queries import Queries
@@ -17,11 +19,13 @@ from dynasor_serve.gateway.servicer import ReasoningServicer
 from dynasor_serve.gateway.settings import GatewaySettings
 from dynasor_serve.rpc.process import StartError
 from dynasor_serve.rpc.server import GrpcServer
-from dynasor_serve.state.program_log import Limits, ProgramLog
+from dynasor_serve.state.program_log import ProgramLog
 from dynasor_serve.state.redis_client import StateUnavailable, connect, ping
 from dynasor_serve.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+_STALE_REFRESHES = 3  # looks at a pool that failed in a row before its figures say nothing about its future
 
 
 class GatewayApp:
@@ -39,12 +43,20 @@ class GatewayApp:
         self._follower = LogFollower(self._redis, log)
         self._pools = PoolDirectory(settings.schedulers, settings.pool_refresh_seconds)
         self._trackers = TrackerChannels()
-        limits = Limits(
+        self._live = LivePrograms(log, settings.pool_refresh_seconds)
+        rules = AdmissionRules(
             live_queries_per_tenant=settings.live_queries_per_tenant,
+            live_programs_per_pool=settings.live_programs_per_pool,
             queued_programs_per_shard=settings.queued_programs_per_shard,
             idempotency_ttl_seconds=settings.idempotency_ttl_seconds,
+            urgent_share=settings.urgent_share,
+            tenant_budgets=settings.tenant_token_budgets,
+            budget_window_seconds=settings.token_budget_window_seconds,
+            by_deadline=settings.admission_by_deadline,
+            default_deadline_seconds=settings.default_deadline_seconds,
+            stale_seconds=_STALE_REFRESHES * settings.pool_refresh_seconds,
         )
-        queries = Queries(log, self._follower, self._pools, self._metrics, limits)
+        queries = Queries(log, self._follower, self._pools, self._metrics, Admission(rules, self._live))
         batches = Batches(
             queries,
             most_in_flight=settings.batch_in_flight,
@@ -73,7 +85,11 @@ class GatewayApp:
             raise StartError(str(error)) from error
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._server.start()
-        self._tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._pools.run())]
+        self._tasks = [
+            asyncio.create_task(self._follower.run()),
+            asyncio.create_task(self._pools.run()),
+            asyncio.create_task(self._live.run()),
+        ]
         await self._server.set_serving(True)
         logger.info("listening", extra={"port": self._server.port, "metrics_port": metrics_server.port})
 

@@ -148,7 +148,8 @@ def _algorithm_from(message: pb.Algorithm) -> str:
     if message.WhichOneof("kind") == "type_string":
         return message.type_string
     typed = message.self_consistency
-    settings = [f"{name}={getattr(typed, name)}" for name in ("max_samples", "width") if typed.HasField(name)]
+    names = ("max_samples", "width", "idle_width")
+    settings = [f"{name}={getattr(typed, name)}" for name in names if typed.HasField(name)]
     return ":".join([SelfConsistencyParameters.name, *filter(None, [",".join(settings)])])
 
 
@@ -230,7 +231,9 @@ def query_message(query: Query) -> pb.Query:
 def _algorithm_message(type_string: str) -> pb.Algorithm:
     parameters = parse_algorithm(type_string)
     if isinstance(parameters, SelfConsistencyParameters):
-        typed = pb.SelfConsistency(max_samples=parameters.max_samples, width=parameters.width)
+        typed = pb.SelfConsistency(
+            max_samples=parameters.max_samples, width=parameters.width, idle_width=parameters.idle_width or None
+        )
         message = pb.Algorithm(self_consistency=typed)
         if parse_algorithm(_algorithm_from(message)) == parameters:  # the type has all that was said
             return message

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from dynasor_serve.programs.events import Finished
 from dynasor_serve.programs.query import QueryId
 from dynasor_serve.state import keys
+from dynasor_serve.state.notices import listen
 from dynasor_serve.state.program_log import ProgramLog
 from dynasor_serve.state.records import Record, decode
 from dynasor_serve.state.redis_client import StateUnavailable
@@ -120,15 +121,12 @@ class LogFollower:
         channels = [keys.appended_channel(shard) for shard in keys.SHARDS]
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(*channels)
-                    async for message in subscription.listen():
-                        self._hear(message["data"])
-            except RedisError as error:
+                await listen(self._redis, channels, self._hear)
+            except (RedisError, OSError) as error:
                 logger.warning("appends are not heard", extra={"cause": str(error)})
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, _channel: bytes, data: bytes) -> None:
         key, _, rest = data.partition(b"\n")
         tails = self._tails.get(key)
         if not tails:

@@ -13,6 +13,7 @@ import grpc
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.engines.probe import EngineKind
+from dynasor_serve.gateway.pool_load import PoolLoad, load_from
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.rpc.errors import Reason, ServiceError
 
@@ -37,6 +38,7 @@ class KnownPool:
     trouble: str  # what the workers say that are not ready
     is_down: bool  # no worker is ready, and none is about to be
     gives_rewards: bool | None  # it serves a reward model; None where no worker of it was ever seen
+    load: PoolLoad | None = None  # None where the scheduler does not tell
 
 
 class PoolDirectory:
@@ -172,10 +174,11 @@ async def _listed(channel: grpc.aio.Channel) -> list[KnownPool] | None:
     except grpc.aio.AioRpcError as error:
         logger.debug("a scheduler does not list pools", extra={"cause": error.details()})
         return None
-    return list(map(_known, response.pools))
+    told_at = time.monotonic()
+    return [_known(pool, told_at) for pool in response.pools]
 
 
-def _known(pool: pb.Pool) -> KnownPool:
+def _known(pool: pb.Pool, told_at: float) -> KnownPool:
     states = {worker.state for worker in pool.workers}
     return KnownPool(
         name=pool.name,
@@ -186,4 +189,5 @@ def _known(pool: pb.Pool) -> KnownPool:
         trouble="; ".join(worker.message for worker in pool.workers if worker.message)[:500],
         is_down=not states & {pb.WORKER_STATE_READY, pb.WORKER_STATE_STARTING},
         gives_rewards=any(worker.engine in _REWARD_KINDS for worker in pool.workers) if pool.workers else None,
+        load=load_from(pool.demand, told_at) if pool.HasField("demand") else None,
     )

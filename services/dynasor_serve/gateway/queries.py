@@ -16,6 +16,7 @@ import msgspec
 
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_rule
 from dynasor_serve.certaindex.rules.rule import ChainRule, InvalidRule
+from dynasor_serve.gateway.admission import Admission
 from dynasor_serve.gateway.follower import LogFollower, Tail
 from dynasor_serve.gateway.pool_directory import KnownPool, PoolDirectory
 from dynasor_serve.programs.algorithm import AlgorithmParameters
@@ -32,7 +33,7 @@ from dynasor_serve.programs.query import (
 from dynasor_serve.programs.registry import parse_algorithm
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
-from dynasor_serve.state.program_log import AcceptStatus, Limits, ProgramLog, Snapshot
+from dynasor_serve.state.program_log import AcceptStatus, ProgramLog, Snapshot
 from dynasor_serve.state.records import CorruptRecord, Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
@@ -55,13 +56,13 @@ class Queries:
     """All queries, as clients see them."""
 
     def __init__(
-        self, log: ProgramLog, follower: LogFollower, pools: PoolDirectory, metrics: Metrics, limits: Limits
+        self, log: ProgramLog, follower: LogFollower, pools: PoolDirectory, metrics: Metrics, admission: Admission
     ) -> None:
         self._log = log
         self._follower = follower
         self._pools = pools
         self._metrics = metrics
-        self._limits = limits
+        self._admission = admission
 
     async def accept(self, query: Query) -> Receipt:
         """Accepts a query; once this returns, nothing loses it."""
@@ -136,6 +137,7 @@ class Queries:
                 fingerprint = _fingerprint(query) if query.idempotency_key else ""
                 try:
                     admitted, pool = await self._admitted(query)
+                    self._admission.check_deadline(admitted, pool, time.monotonic())
                 except (ServiceError, InvalidQuery):
                     # What would be refused now may have been accepted before, and have an answer.
                     earlier = await self._log.find_idempotent(query.tenant, query.idempotency_key, fingerprint)
@@ -185,7 +187,15 @@ class Queries:
 
     async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool, fingerprint: str) -> Receipt:
         event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
-        status, found = await self._log.accept(query_id, event, fingerprint, self._limits)
+        shard, status = keys.shard_of(query_id), None
+        limits = self._admission.limits(query, pool, shard)
+        self._admission.enter(query, pool, shard)
+        try:
+            acceptance = await self._log.accept(query_id, event, fingerprint, limits)
+            status = acceptance.status
+        finally:
+            if status is not AcceptStatus.ACCEPTED:
+                self._admission.leave(query, pool, shard)
         match status:
             case AcceptStatus.ACCEPTED:
                 self._metrics.increment(
@@ -193,21 +203,15 @@ class Queries:
                 )
             case AcceptStatus.CONFLICT:
                 message = (
-                    f"the idempotency key {query.idempotency_key!r} belongs to another query, {found}; use a new key"
+                    f"the idempotency key {query.idempotency_key!r} belongs to another query, {acceptance.query_id}; "
+                    "use a new key"
                 )
                 raise ServiceError(Reason.IDEMPOTENCY_CONFLICT, message, field="idempotency_key")
-            case AcceptStatus.TENANT_FULL:
-                most = self._limits.live_queries_per_tenant
-                message = (
-                    f"tenant {query.tenant!r} has {most} live queries, the most allowed; wait until some are final"
-                )
-                raise ServiceError(Reason.TENANT_FULL, message, retry_after_seconds=_TRY_AGAIN_SECONDS)
-            case AcceptStatus.QUEUE_FULL:
-                message = "too many queries wait for a tracker; try again later"
-                raise ServiceError(Reason.QUEUE_FULL, message, retry_after_seconds=_TRY_AGAIN_SECONDS)
             case AcceptStatus.DUPLICATE:
                 pass
-        return Receipt(found, already_accepted=status is AcceptStatus.DUPLICATE)
+            case _:
+                raise self._admission.refusal(acceptance, query, pool, shard)
+        return Receipt(acceptance.query_id, already_accepted=status is AcceptStatus.DUPLICATE)
 
     async def _followed(self, tail: Tail, query: Query, *, read_first: bool) -> AsyncIterator[tuple[int, Record]]:
         async for sequence, record in tail.records(read_first=read_first):

@@ -79,6 +79,7 @@ class StackOptions:
     gateway_port: int = 0  # 0 picks a free one
     redis_url: str = ""  # empty: a server of our own
     trackers: int = 1
+    schedulers: int = 1  # one is active, the others stand by
     environment: Mapping[str, str] = field(default_factory=dict)  # further settings of the processes
     log_level: str = "INFO"
 
@@ -107,7 +108,8 @@ class LocalStack:
         engine: where its calls go, once started.
         reward: where its paths are judged, if anywhere, once started.
         vllm: the vLLM of our own, where that is the engine; whoever keeps the stack up watches it.
-        processes: by name: redis, engine (a replay engine's), evaluator, scheduler, tracker-0…, gateway.
+        processes: by name: redis, engine (a replay engine's), evaluator, scheduler, scheduler-1… (its standbys),
+            tracker-0…, gateway.
         data: state and logs.
     """
 
@@ -216,7 +218,7 @@ class LocalStack:
 
     async def _start_services(self) -> None:
         trackers = [f"tracker-{number}" for number in range(self._options.trackers)]
-        for name in ("evaluator", "scheduler", *trackers, "gateway"):
+        for name in ("evaluator", *self._schedulers, *trackers, "gateway"):
             self.ports[name] = free_port()
             self.metrics_ports[name] = free_port()
         if self._options.gateway_port:
@@ -231,9 +233,8 @@ class LocalStack:
     async def _start_service(self, name: str) -> None:
         process = name.partition("-")[0]
         prefix = f"DYNASOR_{process.upper()}_"
-        schedulers = json.dumps([self._address("scheduler")])
         settings = {
-            "NAME": name if process == "tracker" else f"{name}-0",
+            "NAME": name if "-" in name else f"{name}-0",
             "LISTEN": self._address(name),
             "METRICS_PORT": str(self.metrics_ports[name]),
             "METRICS_HOST": HOST,
@@ -241,8 +242,8 @@ class LocalStack:
         }
         if process != "evaluator":
             settings["REDIS_URL"] = self.redis_url
-        if process in ("tracker", "gateway"):
-            settings["SCHEDULERS"] = schedulers
+        if process == "gateway":
+            settings["SCHEDULERS"] = json.dumps([self._address(scheduler) for scheduler in self._schedulers])
         if process == "tracker":
             settings["EVALUATOR"] = self._address("evaluator")
         if process == "scheduler":
@@ -272,22 +273,30 @@ class LocalStack:
         self.processes[name] = process
         await process.start()
 
+    @property
+    def _schedulers(self) -> list[str]:
+        return ["scheduler", *(f"scheduler-{number}" for number in range(1, self._options.schedulers))]
+
     def _address(self, name: str) -> str:
         return f"{HOST}:{self.ports[name]}"
 
     async def _until_served(self) -> None:
-        """Waits until the gateway knows a ready worker: then the first query is not refused."""
+        """Waits until the active scheduler knows a ready worker: then the first query is not refused."""
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
-        async with open_channel(self._address("scheduler")) as channel:
-            stub = SchedulerServiceStub(channel)
+        async with contextlib.AsyncExitStack() as channels:
+            stubs = [
+                SchedulerServiceStub(await channels.enter_async_context(open_channel(self._address(name))))
+                for name in self._schedulers
+            ]
             while True:
-                trouble = "the scheduler does not answer"
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    pools = (await stub.ListPools(scheduler_pb2.ListPoolsRequest(), timeout=_PROBE_SECONDS)).pools
-                    workers = [worker for pool in pools for worker in pool.workers]
-                    if workers and all(worker.state == scheduler_pb2.WORKER_STATE_READY for worker in workers):
-                        return
-                    trouble = "; ".join(worker.message for worker in workers) or "it is still starting"
+                trouble = "no scheduler answers"
+                for stub in stubs:
+                    with contextlib.suppress(grpc.aio.AioRpcError):
+                        pools = (await stub.ListPools(scheduler_pb2.ListPoolsRequest(), timeout=_PROBE_SECONDS)).pools
+                        workers = [worker for pool in pools for worker in pool.workers]
+                        if workers and all(worker.state == scheduler_pb2.WORKER_STATE_READY for worker in workers):
+                            return
+                        trouble = "; ".join(worker.message for worker in workers) or "it is still starting"
                 if asyncio.get_running_loop().time() > deadline:
                     raise StackError(f"no worker became ready at {self.engine.url}: {trouble}")
                 await asyncio.sleep(0.05)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from dynasor_serve.certaindex.gain import gain_of_rest
 from dynasor_serve.certaindex.rules.parameters import Parameterised
 from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict
@@ -74,6 +75,10 @@ class Algorithm(ABC):
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
         """The calls that should be running now, in the order they are to start; running ones left out are cancelled."""
 
+    def speculative(self, wanted: tuple[Branch, ...]) -> int:
+        """How many of the wanted calls, the last ones, are wanted only where the pool is idle."""
+        return 0
+
     @abstractmethod
     def assess(self, abandoned: Abandoned) -> Assessment:
         """How settled the program is, by its rule."""
@@ -125,6 +130,17 @@ class Algorithm(ABC):
     def remaining(self, abandoned: Abandoned) -> int:
         """Units of the knob that the program may still spend."""
         return max(0, self.cap - self.assess(abandoned).samples - len(abandoned))
+
+    def expected_gain(self, assessment: Assessment, remaining: int) -> float:
+        """What one more unit of the knob is expected to add to the probability that the answer is right, in [0, 1].
+
+        Asked at each arrival, so it must be cheap. It decides who goes next where places are short, and nothing else.
+
+        Args:
+            assessment: the program's latest.
+            remaining: units of the knob that the program may still spend.
+        """
+        return gain_of_rest(assessment.certaindex, remaining)
 
     def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
         """What the program would have spent at its cap, in completion tokens; None where that cannot be told.

@@ -2,7 +2,8 @@
 
 Knob: samples. Certaindex: the best reward so far (arXiv 2412.20993, §3.1, R = max). Aggregation: the answer of the best
 reward, or by `weighted` the answer with the largest sum of rewards. A sample is judged as soon as it is finished, and
-waits for no other: `width` of them are under way until the rule's verdict.
+waits for no other: `width` of them are under way until the rule's verdict, and up to `idle_width` where nobody else
+wants the places.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import ClassVar, Self
 
+from dynasor_serve.certaindex.gain import gain_of_best
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
@@ -35,6 +37,9 @@ class BestOfNParameters(AlgorithmParameters):
     needs_reward: ClassVar[bool] = True
     max_samples: int = parameter(16, minimum=1, maximum=1024, doc="the cap: most samples drawn")
     width: int = parameter(4, minimum=1, maximum=1024, doc="most samples under way at once, their judging included")
+    idle_width: int = parameter(
+        0, minimum=0, maximum=1024, doc="most samples under way where the pool is idle; below `width`: `width`"
+    )
     weighted: int = parameter(0, minimum=0, maximum=1, doc="1 sums the rewards of equal answers, 0 takes the best one")
 
     def start(self, query: Query) -> BestOfN:
@@ -84,14 +89,19 @@ class BestOfN(Algorithm):
     # --- what should run ---
 
     def wanted(self, abandoned: Abandoned) -> tuple[Branch, ...]:
+        """Judging first: it is short, and a sample counts only then."""
         if self.reserve.spender is not None:
             return (Branch(self.reserve.spender),)
         judged = frozenset(self.judged.paths)
         calls = (self._call_of(sample) for sample in range(self.cap) if sample not in judged)
-        free = max(
-            0, self.parameters.width - len(self.unverified())
-        )  # those that await the verifier are under way, too
-        return tuple(islice((call for call in calls if call is not None), free))
+        widest = max(self.parameters.width, self.parameters.idle_width)
+        free = max(0, widest - len(self.unverified()))  # those that await the verifier are under way, too
+        return tuple(
+            sorted(islice((call for call in calls if call is not None), free), key=lambda call: call < self.cap)
+        )
+
+    def speculative(self, wanted: tuple[Branch, ...]) -> int:
+        return min(len(wanted), max(0, len(wanted) + len(self.unverified()) - self.parameters.width))
 
     def call(self, branch: Branch) -> CallPlan:
         is_judging, sample = divmod(branch, self.cap)
@@ -164,6 +174,9 @@ class BestOfN(Algorithm):
 
     def remaining(self, abandoned: Abandoned) -> int:
         return self.cap - len(self.lost) - self.judged.count
+
+    def expected_gain(self, assessment: Assessment, remaining: int) -> float:
+        return gain_of_best(assessment.certaindex, assessment.samples, remaining)
 
     def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
         """Every sample that is left costs what one has cost on average, and so does judging it."""

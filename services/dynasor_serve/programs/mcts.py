@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar, Self
 
+from dynasor_serve.certaindex.gain import gain_of_best
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
@@ -197,6 +198,9 @@ class Mcts(Algorithm):
 
     def remaining(self, abandoned: Abandoned) -> int:
         return self._reachable - self.judged.count
+
+    def expected_gain(self, assessment: Assessment, remaining: int) -> float:
+        return gain_of_best(max(self.judged.rewards, default=0.0), self.judged.count, remaining)
 
     def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
         """Every rollout that is left, and what is left of one under way, costs what one has cost on average."""

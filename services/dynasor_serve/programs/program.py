@@ -89,6 +89,11 @@ class Program:
         return self.finished_tokens / self.assessment.samples if self.assessment.samples else 0.0
 
     @property
+    def mean_prompt_tokens(self) -> float:
+        """Mean prompt tokens of a call; 0 where none has ended."""
+        return self.ledger.prompt / len(self.seen) if self.seen else 0.0
+
+    @property
     def budget_now(self) -> int:
         """Completion tokens after which `BudgetReached` is due; 0 where there is no bound."""
         budget, reserve = self.query.max_tokens, self.algorithm.reserve
@@ -106,6 +111,8 @@ class Directive:
     verify: tuple[tuple[Branch, str], ...]  # texts for the query's verifier
     stop: Stop | None
     remaining_knob: int
+    speculative: int = 0  # so many of `wanted`, the last ones, are wanted only where the pool is idle
+    gain_per_token: float = 0.0  # expected of the next unit of the knob, see `Algorithm`; 0 where nothing is known
 
 
 def accept(event: Accepted) -> Program:
@@ -167,12 +174,17 @@ def directive(program: Program) -> Directive:
     """What should be so now."""
     if program.stop is not None or program.outcome is not None:
         return Directive(wanted=(), compare=(), verify=(), stop=program.stop, remaining_knob=0)
+    algorithm, mean_tokens = program.algorithm, program.mean_tokens_per_branch
+    wanted = algorithm.wanted(program.abandoned)
+    remaining = algorithm.remaining(program.abandoned)
     return Directive(
-        wanted=program.algorithm.wanted(program.abandoned),
-        compare=program.algorithm.open_comparisons(),
-        verify=program.algorithm.unverified(),
+        wanted=wanted,
+        compare=algorithm.open_comparisons(),
+        verify=algorithm.unverified(),
         stop=None,
-        remaining_knob=program.algorithm.remaining(program.abandoned),
+        remaining_knob=remaining,
+        speculative=algorithm.speculative(wanted),
+        gain_per_token=algorithm.expected_gain(program.assessment, remaining) / mean_tokens if mean_tokens else 0.0,
     )
 
 

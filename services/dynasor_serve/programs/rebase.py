@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, floor, fsum
 from typing import ClassVar, Self
 
+from dynasor_serve.certaindex.gain import gain_of_vote
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule
 from dynasor_serve.programs.algorithm import Abandoned, Aggregate, Algorithm, AlgorithmParameters, Assessment
@@ -186,6 +187,10 @@ class Rebase(Algorithm):
 
     def remaining(self, abandoned: Abandoned) -> int:
         return self._reachable - self.judged.count
+
+    def expected_gain(self, assessment: Assessment, remaining: int) -> float:
+        """Paths vote by their rewards; here each counts as one vote."""
+        return gain_of_vote(self.judged.clusters.labels, remaining)
 
     def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
         """Every path under way grows to the mean length of the complete ones, and is judged at the rate so far.

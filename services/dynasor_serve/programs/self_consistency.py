@@ -1,7 +1,8 @@
 """Self-consistency: sample many answers, take the majority (Wang et al. 2022, arXiv 2203.11171).
 
 Knob: samples. Certaindex: normalised answer entropy H̃ (arXiv 2412.20993, §3.1). Aggregation: majority vote; a tie goes
-to the answer seen first. Branches are never waited for in lock-step: `width` of them run until the rule's verdict.
+to the answer seen first. Branches are never waited for in lock-step: `width` of them run until the rule's verdict, and
+up to `idle_width` where nobody else wants the places.
 
 With a rule for chains its branches are long chains that are probed themselves: a chain that its rule settles, votes
 with the answer it was settled on, and its stream ends there.
@@ -15,6 +16,7 @@ from itertools import islice
 from typing import ClassVar, Self
 
 from dynasor_serve.certaindex.clusters import AnswerClusters
+from dynasor_serve.certaindex.gain import gain_of_vote
 from dynasor_serve.certaindex.rules.parameters import parameter
 from dynasor_serve.certaindex.rules.registry import parse_chain_rule, parse_vote_rule
 from dynasor_serve.certaindex.rules.rule import Evidence, VoteRule, token_window
@@ -38,6 +40,9 @@ class SelfConsistencyParameters(AlgorithmParameters):
     takes_chain_rule: ClassVar[bool] = True
     max_samples: int = parameter(16, minimum=1, maximum=1024, doc="the cap: most samples drawn")
     width: int = parameter(4, minimum=1, maximum=1024, doc="most samples running at once")
+    idle_width: int = parameter(
+        0, minimum=0, maximum=1024, doc="most samples running at once where the pool is idle; below `width`: `width`"
+    )
     answer_tokens: int = parameter(
         64, minimum=0, maximum=100_000, doc="of a chain: tokens kept for writing its answer down; chains only"
     )
@@ -106,7 +111,11 @@ class SelfConsistency(Algorithm):
         closed = self.finished | self.pruned
         samples = (Branch(i) for i in range(self.cap))
         calls = (self._call_of(sample) for sample in samples if sample not in closed)
-        return tuple(islice((call for call in calls if call not in abandoned), self.parameters.width))
+        widest = max(self.parameters.width, self.parameters.idle_width)
+        return tuple(islice((call for call in calls if call not in abandoned), widest))
+
+    def speculative(self, wanted: tuple[Branch, ...]) -> int:
+        return max(0, len(wanted) - self.parameters.width)
 
     def call(self, branch: Branch) -> CallPlan:
         if self.chain_shape is None:
@@ -192,6 +201,9 @@ class SelfConsistency(Algorithm):
 
     def remaining(self, abandoned: Abandoned) -> int:
         return max(0, self._votes(abandoned).remaining)
+
+    def expected_gain(self, assessment: Assessment, remaining: int) -> float:
+        return gain_of_vote(self.clusters.labels, remaining)
 
     def cost_at_cap(self, tokens: int, abandoned: Abandoned) -> float | None:
         """Of chains only those that voted are counted on: a pruned one says little of how long it would have been.

@@ -30,7 +30,10 @@ class Reason(StrEnum):
     UNKNOWN_QUERY = "UNKNOWN_QUERY"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     TENANT_FULL = "TENANT_FULL"
+    POOL_FULL = "POOL_FULL"
     QUEUE_FULL = "QUEUE_FULL"
+    DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
+    TENANT_BUDGET_SPENT = "TENANT_BUDGET_SPENT"
     NO_READY_WORKER = "NO_READY_WORKER"
     VERIFIER_UNAVAILABLE = "VERIFIER_UNAVAILABLE"
     NOT_ACTIVE = "NOT_ACTIVE"
@@ -51,7 +54,10 @@ GRPC_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.UNKNOWN_QUERY: grpc.StatusCode.NOT_FOUND,
     Reason.IDEMPOTENCY_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
     Reason.TENANT_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.POOL_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DEADLINE_UNREACHABLE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TENANT_BUDGET_SPENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.NO_READY_WORKER: grpc.StatusCode.UNAVAILABLE,
     Reason.VERIFIER_UNAVAILABLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOT_ACTIVE: grpc.StatusCode.UNAVAILABLE,
@@ -101,14 +107,23 @@ class ServiceError(Exception):
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The reason in a received error; empty where the other side gave none."""
+    info = ErrorInfo()
+    return str(info.reason) if _unpacked(error, info) else ""
+
+
+def retry_after_of(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds after which a retry may succeed, as a received error says; None where the other side did not say."""
+    info = RetryInfo()
+    return float(info.retry_delay.ToNanoseconds() / 1e9) if _unpacked(error, info) else None
+
+
+def _unpacked(error: grpc.aio.AioRpcError, into: ErrorInfo | RetryInfo) -> bool:
+    """Fills in the first of the received error's details that is of this kind. Returns whether there is one."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = Status.FromString(value if isinstance(value, bytes) else value.encode())
-            for detail in status.details:
-                info = ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return ""
+            return any(detail.Unpack(into) for detail in status.details)
+    return False
 
 
 def _packed(message: ErrorInfo | BadRequest | RetryInfo) -> AnyMessage:

@@ -9,12 +9,13 @@ from dynasor_serve.api.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from dynasor_serve.rpc.process import StartError
 from dynasor_serve.rpc.server import GrpcServer
 from dynasor_serve.scheduler.health import WorkerHealth
+from dynasor_serve.scheduler.lease_keeper import LeaseKeeper
 from dynasor_serve.scheduler.pools import Pools
 from dynasor_serve.scheduler.servicer import SchedulerServicer
 from dynasor_serve.scheduler.settings import SchedulerSettings
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, parse_ordering
 from dynasor_serve.state.group_lease import GroupLease
-from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
+from dynasor_serve.state.redis_client import StateUnavailable, connect, ping
 from dynasor_serve.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ class SchedulerApp:
             raise StartError(f"DYNASOR_SCHEDULER_ORDERING: {error}") from error
         self._settings = settings
         self._metrics = Metrics("scheduler")
-        self._redis = connect(settings.redis_url)
-        self._lease = GroupLease(self._redis, settings.group, settings.name, round(settings.lease_seconds * 1000))
+        # Asked for the lease alone: a command that hangs leaves time for another before the lease has to be given up.
+        self._redis = connect(settings.redis_url, timeout_seconds=settings.lease_seconds / 3)
         self._pools = Pools(
             ordering=settings.ordering,
             fairness=settings.fairness,
@@ -49,6 +50,7 @@ class SchedulerApp:
             service_name=scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
             register=lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, server),
         )
+        self._keeper: LeaseKeeper  # once it listens: the lease says where
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -62,7 +64,11 @@ class SchedulerApp:
             self._pools.register(worker.pool, worker.model, worker.name, url, worker.engine, worker.max_in_flight)
         metrics_server = self._metrics.start_metrics_server(self._settings.metrics_port, self._settings.metrics_host)
         await self._server.start()
-        self._tasks = [asyncio.create_task(self._keep_lease()), asyncio.create_task(self._health.run())]
+        address = self._settings.advertise or await self._server.reachable_address()
+        lease_seconds = self._settings.lease_seconds
+        lease = GroupLease(self._redis, self._settings.group, self._settings.name, lease_seconds, address)
+        self._keeper = LeaseKeeper(lease, self._pools, lease_seconds)
+        self._tasks = [asyncio.create_task(self._keeper.run()), asyncio.create_task(self._health.run())]
         await self._server.set_serving(True)
         logger.info("listening", extra={"port": self._server.port, "metrics_port": metrics_server.port})
 
@@ -76,40 +82,7 @@ class SchedulerApp:
         await self._server.set_serving(False)
         for task in self._tasks:
             task.cancel()
-        epoch = self._pools.epoch
-        self._pools.resign()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._keeper.hand_over()
         await self._server.stop(grace_seconds=1.0)
-        if epoch:
-            try:
-                await self._lease.give_up(epoch)
-            except StateUnavailable:
-                logger.warning("the lease could not be given up; it ends by itself")
         await self._redis.aclose()
-
-    async def _keep_lease(self) -> None:
-        """Competes for the lease and keeps it. Stops granting at two thirds of it without a renewal."""
-        loop = asyncio.get_running_loop()
-        lease_seconds = self._settings.lease_seconds
-        active_until: float | None = None  # by the monotonic clock; None while standing by
-        while True:
-            asked = loop.time()
-            try:
-                async with asyncio.timeout_at(active_until):  # a Redis that hangs must not make the lease longer
-                    is_held = await (self._acquire() if active_until is None else self._lease.renew(self._pools.epoch))
-                active_until = asked + lease_seconds * 2 / 3 if is_held else None
-            except (StateUnavailable, StateFull, TimeoutError) as error:
-                logger.warning("the lease cannot be renewed", extra={"cause": str(error) or "no answer in time"})
-                if active_until is not None and loop.time() >= active_until:
-                    active_until = None
-            if active_until is None and self._pools.epoch:
-                logger.warning("no longer active", extra={"epoch": self._pools.epoch})
-                self._pools.resign()
-            await asyncio.sleep(lease_seconds / 5)
-
-    async def _acquire(self) -> bool:
-        epoch = await self._lease.acquire()
-        if epoch:
-            logger.info("active", extra={"epoch": epoch})
-            self._pools.epoch = epoch
-            self._pools.dispatch()
-        return epoch > 0

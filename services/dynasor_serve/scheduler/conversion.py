@@ -37,6 +37,11 @@ def want_from(message: pb.ProgramWant) -> Want:
         deadline_ms=message.deadline_ms,
         tokens_spent=message.tokens_spent,
         shares_prefixes=message.shares_prefixes,
+        certaindex=message.certaindex,
+        samples=message.samples,
+        gain_per_token=message.gain_per_token,
+        speculative=message.speculative,
+        prompt_tokens=message.prompt_tokens,
     )
 
 

@@ -56,6 +56,7 @@ class Pools:
         self._sessions: dict[str, TrackerSession] = {}  # tracker -> its newest session
         self._pool_of: dict[CallId, str] = {}  # granted call -> pool name
         self._reported: set[tuple[str, str]] = set()  # (pool, worker) with a series of its own
+        self._is_settling = False  # trackers are about to restate what runs
         self.epoch = 0  # 0 while not active
 
     # --- workers ---
@@ -110,6 +111,16 @@ class Pools:
         session = self._sessions[tracker] = TrackerSession(tracker)
         return session
 
+    def activate(self, epoch: int) -> None:
+        """Active from now on; grants wait for `settle`, so that running calls find their places still theirs."""
+        self.epoch = epoch
+        self._is_settling = True
+
+    def settle(self) -> None:
+        """Trackers had the time to restate: grants what is possible by now."""
+        self._is_settling = False
+        self.dispatch()
+
     def resign(self) -> None:
         """No longer active: trackers turn to whoever is next. No stream of theirs to an engine is cut."""
         self.epoch = 0
@@ -146,7 +157,7 @@ class Pools:
 
     def dispatch(self) -> None:
         """Hands out every grant that is possible now."""
-        if not self.epoch:
+        if not self.epoch or self._is_settling:
             return
         now = time.monotonic()
         for name, served in self._served.items():

@@ -34,8 +34,13 @@ class SchedulerSettings(StatefulSettings):
 
     model_config = SettingsConfigDict(env_prefix="DYNASOR_SCHEDULER_")
 
-    name: str = Field(default="scheduler-0", description="Identity; a restart under the same name takes over at once.")
-    group: str = Field(default="default", description="Schedulers of one group stand by for each other.")
+    name: str = Field(
+        default="scheduler-0",
+        description="Identity, unique in the group; a restart under the same name takes over at once.",
+    )
+    group: str = Field(
+        default="default", description="Schedulers of one group stand by for each other; trackers name it too."
+    )
     ordering: str = Field(default="gang-shortest", description="Type string of the ordering.")
     longest_wait_seconds: float = Field(
         default=60.0,
@@ -58,8 +63,15 @@ class SchedulerSettings(StatefulSettings):
         description='Weights under fair-virtual-time (JSON, {"TENANT": 2}); who is not named weighs 1.',
     )
     workers: tuple[WorkerSettings, ...] = Field(default=(), description="Workers known from the start (JSON list).")
+    advertise: str = Field(
+        default="",
+        description="HOST:PORT where trackers reach this scheduler; empty derives it from where it listens.",
+    )
     lease_seconds: float = Field(
-        default=5.0, gt=0, description="Lease of the active scheduler; a standby waits this long."
+        default=3.0,
+        ge=0.1,
+        description="Lease of the active scheduler. A standby takes over within 1.5 leases; after two thirds of one "
+        "without Redis nothing is granted.",
     )
     engine_api_key: SecretStr = Field(
         default=SecretStr(""), description="Bearer token for health checks of engines that ask for one."

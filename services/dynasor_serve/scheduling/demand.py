@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+CLASSES = 3  # interactive, standard, batch
+
 
 class CallId(NamedTuple):
     """One request to an engine: program, branch and attempt."""
@@ -23,6 +25,16 @@ class CallEnd(StrEnum):
     WORKER_FAILED = "worker-failed"
     NOT_STARTED = "not-started"  # the grant came back unused
     REFUSED = "refused"  # for the query's own fault
+
+
+class ProgramEnd(StrEnum):
+    """How a program left its tracker."""
+
+    COMPLETED = "completed"  # its rule, its cap or its budget ended it
+    DEADLINE = "deadline"  # with its best answer so far, or with none
+    CANCELLED = "cancelled"  # by its user
+    FAILED = "failed"
+    RELEASED = "released"  # it lives on: its tracker handed it back or lost it
 
 
 @dataclass(frozen=True, slots=True)

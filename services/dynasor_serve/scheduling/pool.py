@@ -100,6 +100,12 @@ class Pool:
         """Entries that the queues hold, stale ones included: at most a few times the calls that wait."""
         return self._backlog.entries + len(self._oldest)
 
+    def longest_wait(self, now: float) -> float:
+        """How long the call has waited that waits longest, in seconds; 0 where none waits."""
+        while self._oldest and not self._still_waits(self._oldest[0]):
+            heapq.heappop(self._oldest)
+        return max(0.0, now - self._oldest[0][0]) if self._oldest else 0.0
+
     # --- what trackers say ---
 
     def want(self, tracker: str, want: Want, now: float) -> None:

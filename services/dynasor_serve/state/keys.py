@@ -50,13 +50,26 @@ def log(query_id: QueryId) -> str:
 
 
 def program(query_id: QueryId) -> str:
-    """Hash: tenant, pool, phase, owner, process, address, epoch, running_tokens, booked_tokens; samples, certaindex."""
+    """Hash: tenant, pool, phase, owner, process, address, epoch, running_tokens, booked_tokens; samples, certaindex.
+
+    Also urgent, where trackers keep places for it; reserved [tokens] and window_ms, where its tenant has a budget.
+    """
     return f"{prefix(shard_of(query_id))}program:{query_id}"
 
 
 def queue(shard: Shard) -> str:
     """Sorted set: unclaimed programs by when they are due to be claimed, in Unix milliseconds."""
     return f"{prefix(shard)}queue"
+
+
+def urgent(shard: Shard) -> str:
+    """Sorted set: those programs of the queue for which trackers keep places."""
+    return f"{prefix(shard)}urgent"
+
+
+def live(shard: Shard) -> str:
+    """Hash: pool -> its programs of this shard that are not final."""
+    return f"{prefix(shard)}live"
 
 
 def leases(shard: Shard) -> str:
@@ -70,7 +83,11 @@ def receipt(shard: Shard, process: str, number: int) -> str:
 
 
 def tenant(shard: Shard, name: str) -> str:
-    """Hash: live, the tenant's queries that are not final."""
+    """Hash: live, the tenant's queries that are not final.
+
+    Where the tenant has a budget, in completion tokens: spent by the queries that ended in the window until
+    window_ends_ms (Redis' own Unix milliseconds), reserved for the live ones, and mean_tokens, a query's lately.
+    """
     return f"{prefix(shard)}tenant:{name}"
 
 
@@ -95,7 +112,7 @@ def work_channel(shard: Shard) -> str:
 
 
 def group_lease(group: str) -> str:
-    """Hash: holder, epoch, expires_ms of a group's active scheduler."""
+    """Hash: holder, process, address, epoch, renewals, lease_ms of a group's active scheduler."""
     return f"dynasor:{{group-{group}}}:lease"
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from dynasor_serve.programs.budget import tokens_of_one
 from dynasor_serve.programs.events import Accepted, CancelRequested, Finished, Phase, StopReason
 from dynasor_serve.programs.program import ended_without_evidence
 from dynasor_serve.programs.query import QueryClass, QueryId
@@ -34,6 +35,8 @@ class AcceptStatus(StrEnum):
     CONFLICT = "conflict"  # the same key with other content
     TENANT_FULL = "tenant-full"
     QUEUE_FULL = "queue-full"
+    POOL_FULL = "pool-full"
+    BUDGET_SPENT = "budget-spent"
 
 
 class AppendStatus(StrEnum):
@@ -45,12 +48,38 @@ class AppendStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """What a tenant may spend: completion tokens in each window of so many seconds."""
+
+    tokens: int
+    window_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds that acceptance enforces."""
 
     live_queries_per_tenant: int
     queued_programs_per_shard: int
     idempotency_ttl_seconds: int
+    live_programs_of_pool: int = 1_000_000_000  # in the query's shard
+    budget: TokenBudget | None = None  # of the tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What became of a query offered for acceptance.
+
+    Attributes:
+        query_id: of the query, or of the earlier one under its idempotency key; empty where it is refused.
+        present: of a refusal, the figure that has reached its bound.
+        window_seconds_left: of BUDGET_SPENT, until the tenant's next window.
+    """
+
+    status: AcceptStatus
+    query_id: QueryId
+    present: int = 0
+    window_seconds_left: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +158,11 @@ class ProgramLog:
         self._renew = Script(redis, "renew_leases", shared)
         self._release = Script(redis, "release_programs", shared)
 
-    async def accept(
-        self, query_id: QueryId, event: Accepted, fingerprint: str, limits: Limits
-    ) -> tuple[AcceptStatus, QueryId]:
+    async def accept(self, query_id: QueryId, event: Accepted, fingerprint: str, limits: Limits) -> Acceptance:
         """Accepts a query; from then on nothing loses it.
+
+        Where its tenant has a budget, the mean cost of the tenant's queries is reserved until it ends, or what one call
+        may take while none has ended; of a query with a budget of its own no more than that.
 
         Args:
             fingerprint: of the query's content, compared under its idempotency key.
@@ -141,7 +171,8 @@ class ProgramLog:
         shard = keys.shard_of(query_id)
         tenant = keys.tenant(shard, query.tenant)
         key = query.idempotency_key
-        status, found = await self._accept(
+        budget = limits.budget
+        status, found, present, left_ms = await self._accept(
             [
                 keys.log(query_id),
                 keys.program(query_id),
@@ -149,6 +180,8 @@ class ProgramLog:
                 tenant,
                 keys.tenant_index(shard, query.tenant),
                 keys.idempotency(shard, query.tenant, key) if key else tenant,
+                keys.live(shard),
+                keys.urgent(shard),
             ],
             [
                 query_id,
@@ -163,9 +196,15 @@ class ProgramLog:
                 limits.idempotency_ttl_seconds,
                 keys.appended_channel(shard),
                 keys.work_channel(shard),
+                limits.live_programs_of_pool,
+                "1" if query.query_class is QueryClass.INTERACTIVE else "0",
+                budget.tokens if budget else "",
+                budget.window_seconds * 1000 if budget else "",
+                tokens_of_one(query) if budget else "",
+                query.max_tokens,
             ],
         )
-        return AcceptStatus(status.decode()), QueryId(found.decode())
+        return Acceptance(AcceptStatus(status.decode()), QueryId(found.decode()), int(present), int(left_ms) / 1000)
 
     async def claim(
         self,
@@ -178,8 +217,9 @@ class ProgramLog:
         lease_ms: int,
         number: int,
         adopt_own: bool = False,
+        further_urgent: int = 0,
     ) -> list[Claim]:
-        """Takes up to `limit` programs of a shard.
+        """Takes up to `limit` programs of a shard, and so many further ones of the class `interactive`.
 
         Args:
             tracker, process: who claims, and which process under that name.
@@ -188,7 +228,7 @@ class ProgramLog:
             adopt_own: whether also those that an earlier process of this name holds.
         """
         entries = await self._claim(
-            [keys.leases(shard), keys.queue(shard), keys.receipt(shard, process, number)],
+            [keys.leases(shard), keys.queue(shard), keys.receipt(shard, process, number), keys.urgent(shard)],
             [
                 tracker,
                 address,
@@ -199,6 +239,7 @@ class ProgramLog:
                 process,
                 "1" if adopt_own else "0",
                 2 * lease_ms,
+                further_urgent,
             ],
         )
         return [Claim(QueryId(query_id.decode()), int(epoch), tuple(lines)) for query_id, epoch, *lines in entries]
@@ -230,11 +271,19 @@ class ProgramLog:
     async def finish(
         self, holding: Holding, tracker: str, tenant: str, expected_length: int, new: Sequence[Record], phase: Phase
     ) -> Appended:
-        """Appends the last records, the final one among them, and settles lease and quota."""
+        """Appends the last records, at their end the final one, and settles lease and quota."""
+        final = new[-1].event
+        assert isinstance(final, Finished)
         query_id = holding.query_id
         shard = keys.shard_of(query_id)
         reply = await self._finish(
-            [keys.log(query_id), keys.program(query_id), keys.leases(shard), keys.tenant(shard, tenant)],
+            [
+                keys.log(query_id),
+                keys.program(query_id),
+                keys.leases(shard),
+                keys.tenant(shard, tenant),
+                keys.live(shard),
+            ],
             [
                 query_id,
                 tracker,
@@ -244,6 +293,7 @@ class ProgramLog:
                 phase.value,
                 self._final_ttl_seconds,
                 *_summary(new),
+                final.outcome.ledger.spent,
                 *map(records.encode, new),
             ],
         )
@@ -263,6 +313,8 @@ class ProgramLog:
                 keys.program(query_id),
                 keys.queue(shard),
                 keys.tenant(shard, accepted.query.tenant),
+                keys.live(shard),
+                keys.urgent(shard),
             ],
             [
                 query_id,
@@ -283,7 +335,7 @@ class ProgramLog:
     async def release(self, shard: Shard, tracker: str, held: Sequence[Holding]) -> int:
         """Gives programs of one shard back to the head of the queue."""
         arguments: list[str | bytes | int] = [tracker, keys.prefix(shard), keys.work_channel(shard), *_flat(held)]
-        return int(await self._release([keys.leases(shard), keys.queue(shard)], arguments))
+        return int(await self._release([keys.leases(shard), keys.queue(shard), keys.urgent(shard)], arguments))
 
     async def read(self, query_id: QueryId, first: int = 0, last: int = -1) -> list[Record]:
         """Records `first` to `last`, both included; negative numbers count from the end."""
@@ -313,6 +365,20 @@ class ProgramLog:
             raise translated(error, "looking up an idempotency key") from error
         query_id, known = (_bytes(value or b"").decode() for value in found)
         return QueryId(query_id) if query_id and known == fingerprint else None
+
+    async def live_programs(self) -> dict[Shard, dict[str, int]]:
+        """Programs that are not final: shard -> pool -> how many."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for shard in keys.SHARDS:
+                    pipeline.hgetall(keys.live(shard))
+                replies = await pipeline.execute()
+        except RedisError as error:
+            raise translated(error, "counting live programs") from error
+        return {
+            shard: {_bytes(pool).decode(): int(number) for pool, number in reply.items()}
+            for shard, reply in zip(keys.SHARDS, replies, strict=True)
+        }
 
     async def snapshots(self, query_ids: Sequence[QueryId]) -> list[Snapshot | CorruptRecord | None]:
         """Programs of one tenant, all at the same moment and in one round trip.

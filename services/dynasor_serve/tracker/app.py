@@ -13,6 +13,7 @@ from dynasor_serve.rpc.server import GrpcServer
 from dynasor_serve.state.program_log import ProgramLog
 from dynasor_serve.state.redis_client import StateUnavailable, connect, ping
 from dynasor_serve.telemetry.metrics import Metrics
+from dynasor_serve.tracker.active_scheduler import ActiveScheduler
 from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools
 from dynasor_serve.tracker.equality import EqualityLink
@@ -24,6 +25,8 @@ from dynasor_serve.tracker.settings import TrackerSettings
 from dynasor_serve.tracker.verification import VerifierLink
 
 logger = logging.getLogger(__name__)
+
+_LEASE_LOOK_SECONDS = 1.0  # longest wait for an answer
 
 
 class TrackerApp:
@@ -42,7 +45,10 @@ class TrackerApp:
             ),
             settings.engine_api_key.get_secret_value(),
         )
-        self._scheduler = SchedulerLink(settings.name, settings.schedulers)
+        # A client of its own: the lease is read on time also while all programs write.
+        self._lease_redis = connect(settings.redis_url, timeout_seconds=_LEASE_LOOK_SECONDS)
+        self._active_scheduler = ActiveScheduler(self._lease_redis, settings.group)
+        self._scheduler = SchedulerLink(settings.name, self._active_scheduler)
         self._equality = EqualityLink(settings.evaluator)
         self._verifier = VerifierLink(settings.evaluator)
         tools = DriverTools(
@@ -71,6 +77,7 @@ class TrackerApp:
             max_programs=settings.max_programs,
             lease_seconds=settings.lease_seconds,
             claim_interval_seconds=settings.claim_interval_seconds,
+            kept_for_interactive=int(settings.max_programs * settings.interactive_share),
         )
         servicer = TrackerServicer(self._holdings)
         self._server = GrpcServer(
@@ -92,6 +99,7 @@ class TrackerApp:
         await self._server.start()
         self._address = self._settings.advertise or await self._server.reachable_address()
         self._tasks = [
+            asyncio.create_task(self._active_scheduler.run()),
             asyncio.create_task(self._scheduler.run(self._holdings.take_grant, lambda: self._holdings.running_calls)),
             asyncio.create_task(self._equality.run()),
             asyncio.create_task(self._verifier.run()),
@@ -115,3 +123,4 @@ class TrackerApp:
         await self._engines.close()
         await self._server.stop(grace_seconds=1.0)
         await self._redis.aclose()
+        await self._lease_redis.aclose()

@@ -22,7 +22,7 @@ from dynasor_serve.programs.events import (
     Event,
     Rewarded,
 )
-from dynasor_serve.programs.program import Program, directive
+from dynasor_serve.programs.program import Directive, Program, directive
 from dynasor_serve.programs.query import Branch, QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
@@ -217,7 +217,7 @@ class ProgramDriver:
             return
         for branch in self.gang.calls.keys() - set(now.wanted):
             self.gang.cancel(branch)
-        self._want([branch for branch in now.wanted if self.gang.is_free(branch)], now.remaining_knob)
+        self._want(now, [branch for branch in now.wanted if self.gang.is_free(branch)])
         questions = [pair for pair in now.compare if pair not in self._asked]
         if questions:
             self._asked.update(questions)
@@ -232,7 +232,7 @@ class ProgramDriver:
             self._to_verify.update(branch for branch, _ in new)
             self._tools.verifier.ask(self, reward.verifier, reward.task, new)
 
-    def _want(self, startable: list[Branch], remaining_knob: int) -> None:
+    def _want(self, now: Directive, startable: list[Branch]) -> None:
         """States what the program would run, in each pool that it uses."""
         own, algorithm = self.program.pool, self.program.algorithm
         calls: defaultdict[str, list[tuple[Branch, str]]] = defaultdict(list)
@@ -241,9 +241,7 @@ class ProgramDriver:
                 self._pools[branch] = algorithm.call(branch).pool or own
             calls[self._pools[branch]].append((branch, self.gang.next_attempt(branch)))
         for pool in {own, *self._pools.values()}:
-            self._tools.scheduler.want(
-                Wanted(self.query_id, pool, self.program, tuple(calls.get(pool, ())), remaining_knob)
-            )
+            self._tools.scheduler.want(Wanted(self.query_id, pool, self.program, tuple(calls.get(pool, ())), now))
 
     def _check_budget(self) -> None:
         """Ends the program once finished and running calls together have generated its budget."""

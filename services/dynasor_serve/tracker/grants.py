@@ -1,7 +1,7 @@
 """The tracker's conversation with the active scheduler: wants and ended calls go out, grants come in.
 
 News is gathered and sent in batches: whatever changed since the last message, the newest want of a program alone. When
-the scheduler changes, everything is restated and no call is touched.
+the scheduler changes (`active_scheduler` says so), everything is restated and no call is touched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import cycle
 
 import grpc
 
@@ -19,19 +18,20 @@ from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from dynasor_serve.engines.client import Endpoint
 from dynasor_serve.engines.probe import EngineKind
-from dynasor_serve.programs.program import Program
+from dynasor_serve.programs.program import Directive, Program
 from dynasor_serve.programs.query import Branch, QueryClass, QueryId
 from dynasor_serve.rpc.channel import open_channel
 from dynasor_serve.scheduling.demand import CallEnd
+from dynasor_serve.tracker.active_scheduler import ActiveScheduler, Activity
 from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.running_call import RunningCall
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
+_PAUSE_SECONDS = 0.1  # before the same scheduler is tried again
 # What only frees places waits so long for company: each message costs both sides as much as ten calls in it.
 _GATHERING_SECONDS = 0.002
-_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _CLASSES = {QueryClass.INTERACTIVE: 1, QueryClass.STANDARD: 2, QueryClass.BATCH: 3}  # as QueryClass on the wire
 _CALL_ENDS = {
     CallEnd.FINISHED: pb.CALL_END_FINISHED,
@@ -53,22 +53,21 @@ class Wanted:
     pool: str
     program: Program
     calls: tuple[tuple[Branch, str], ...]  # (branch, attempt)
-    remaining_knob: int
+    directive: Directive  # from which the calls follow
 
 
 class SchedulerLink:
-    """One tracker's link to the schedulers of its group."""
+    """One tracker's link to the active scheduler of its group."""
 
-    def __init__(self, tracker: str, addresses: Iterable[str]) -> None:
+    def __init__(self, tracker: str, active: ActiveScheduler) -> None:
         self._tracker = tracker
-        self._addresses = cycle(addresses)
+        self._active = active
         self._wants: dict[QueryId, dict[str, Wanted]] = {}  # live program -> pool -> its newest want
         self._news: dict[tuple[QueryId, str], Wanted] = {}  # wants not yet sent
         self._ended: list[pb.EndedCall] = []
         self._withdrawn: list[str] = []
         self._wakeup = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
-        self._highest_epoch = 0
         self._on_grant: Callable[[GrantedCall], None]
         self._running: Callable[[], Iterable[RunningCall]]
 
@@ -117,42 +116,48 @@ class SchedulerLink:
             running: the calls that are open, for a restatement.
         """
         self._on_grant, self._running = on_grant, running
-        pause = _SHORTEST_PAUSE_SECONDS
         while True:
-            address = next(self._addresses)
-            try:
-                async with open_channel(address) as channel:
-                    cause = await self._converse(channel)
-                pause = _SHORTEST_PAUSE_SECONDS
-                logger.info("a conversation with a scheduler ended", extra={"scheduler": address, "cause": cause})
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
-                logger.debug("no conversation with a scheduler", extra={"scheduler": address, "cause": str(error)})
-                pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            activity = await self._active.begins()
+            cause = await self._converse(activity)
+            logger.debug("a conversation with a scheduler ended", extra={"epoch": activity.epoch, "cause": cause})
+            await asyncio.sleep(_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
-    async def _converse(self, channel: grpc.aio.Channel) -> str:
-        """Restates everything, then talks until either side ends it. Returns why it ended."""
-        call = SchedulerServiceStub(channel).Coordinate()
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await call.write(self._restatement())
-                await call.wait_for_connection()
-            parts = [asyncio.create_task(self._send(call)), asyncio.create_task(self._hear(call))]
+    async def _converse(self, activity: Activity) -> str:
+        """Talks until either side ends it, or the scheduler is not to be obeyed any more. Returns why it ended."""
+        async with open_channel(activity.address) as channel:
+            call = SchedulerServiceStub(channel).Coordinate()
+            parts = [
+                asyncio.create_task(self._tell(call, activity)),
+                asyncio.create_task(self._hear(call, activity)),
+                asyncio.create_task(self._active.ends(activity)),
+            ]
             try:
                 ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for part in parts:
                     part.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
-            error = ended.pop().exception()
-            if error is not None and not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):
+                call.cancel()
+        errors = [error for part in ended if (error := part.exception()) is not None]
+        for error in errors:
+            if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | TimeoutError):
                 logger.error("a conversation with a scheduler failed", exc_info=error)
-            return str(error or "the scheduler hung up")
-        finally:
-            call.cancel()
+        return str(errors[0]) if errors else "the scheduler hung up, or is not the active one any more"
 
-    async def _hear(self, call: _Conversation) -> None:
+    async def _tell(self, call: _Conversation, activity: Activity) -> None:
+        """Restates everything, then tells what is new."""
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await call.write(self._restatement())
+            await call.wait_for_connection()
+        logger.info("talking to the active scheduler", extra={"scheduler": activity.address, "epoch": activity.epoch})
+        await self._send(call)
+
+    async def _hear(self, call: _Conversation, activity: Activity) -> None:
+        """Takes grants while they bind. Those that do not need no answer: hanging up returns them."""
         async for response in call:
+            if not self._active.obeys(activity) or any(grant.epoch != activity.epoch for grant in response.grants):
+                logger.warning("grants of a scheduler that is not active are refused", extra={"epoch": activity.epoch})
+                return
             for grant in response.grants:
                 self._take(grant)
 
@@ -204,11 +209,6 @@ class SchedulerLink:
             endpoint=Endpoint(grant.url, EngineKind(grant.engine)),
             priority=grant.priority,
         )
-        if grant.epoch < self._highest_epoch:
-            logger.warning("a grant of an old epoch is refused", extra={"query_id": grant.query_id, "pool": grant.pool})
-            self.ended(granted, CallEnd.NOT_STARTED, 0)
-            return
-        self._highest_epoch = grant.epoch
         self._on_grant(granted)
 
 
@@ -221,11 +221,17 @@ def _want_message(wanted: Wanted) -> pb.ProgramWant:
         calls=[pb.WantedCall(branch=branch, attempt=attempt) for branch, attempt in wanted.calls],
         query_class=_CLASSES[query.query_class],
         tenant=query.tenant,
-        remaining_knob=wanted.remaining_knob,
+        remaining_knob=wanted.directive.remaining_knob,
         mean_tokens_per_branch=program.mean_tokens_per_branch,
         accepted_at_ms=program.accepted_at_ms,
         deadline_ms=program.deadline_ms,
         tokens_spent=program.ledger.spent,
         algorithm=query.algorithm.partition(":")[0],
         shares_prefixes=program.algorithm.shares_prefixes,
+        certaindex=program.assessment.certaindex,
+        samples=program.assessment.samples,
+        gain_per_token=wanted.directive.gain_per_token,
+        # Of calls that are wanted one after the other: those that run take the places that are not speculative first.
+        speculative=min(wanted.directive.speculative, len(wanted.calls)),
+        prompt_tokens=program.mean_prompt_tokens,
     )

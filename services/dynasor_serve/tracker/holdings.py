@@ -23,6 +23,7 @@ from dynasor_serve.programs.query import QueryId
 from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state import keys
 from dynasor_serve.state.keys import Shard
+from dynasor_serve.state.notices import listen
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.records import CorruptRecord, NewerRecord, Record, decode
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
@@ -56,7 +57,9 @@ class Holdings:
         max_programs: int,
         lease_seconds: float,
         claim_interval_seconds: float,
+        kept_for_interactive: int,
     ) -> None:
+        """`kept_for_interactive` of the `max_programs` places are for programs of the class `interactive` alone."""
         self._redis = redis
         self._log = log
         self._tools = tools
@@ -64,11 +67,12 @@ class Holdings:
         self._process = process
         self._address = address
         self._max_programs = max_programs
+        self._max_of_all_classes = max_programs - kept_for_interactive
         self._lease_seconds = lease_seconds
         self._claim_interval_seconds = claim_interval_seconds
         self._drivers: dict[QueryId, ProgramDriver] = {}
         self._to_claim: set[Shard] = set(keys.SHARDS)  # shards that may hold work
-        self._to_claim_with_room: set[Shard] = set()  # the same, found while `max_programs` were held
+        self._to_claim_with_room: set[Shard] = set()  # the same, found while no place was free
         self._claims: defaultdict[Shard, int] = defaultdict(int)  # shard -> claims whose answer has been heard
         self._wakeup = asyncio.Event()
         self._unheard: set[QueryId] = set()  # noticed since the latest claim, while no driver was there to hear of it
@@ -153,11 +157,13 @@ class Holdings:
         is_exhausted = False
         while not is_exhausted:
             async with self._claiming:
-                limit = min(_MOST_CLAIMED_AT_ONCE, self._max_programs - len(self._drivers))
+                room = min(_MOST_CLAIMED_AT_ONCE, self._max_programs - len(self._drivers))
+                limit = max(0, min(room, self._max_of_all_classes - len(self._drivers)))
                 if self._is_draining:
                     return
-                if limit <= 0:
+                if limit == 0:
                     self._to_claim_with_room.add(shard)
+                if room <= 0:
                     return
                 asked = asyncio.get_running_loop().time()
                 self._unheard.clear()
@@ -170,6 +176,7 @@ class Holdings:
                     lease_ms=round(self._lease_seconds * 1000),
                     number=self._claims[shard],
                     adopt_own=adopt_own,
+                    further_urgent=room - limit,
                 )
                 begun = 0
                 while begun < len(claims) and not self._is_draining:
@@ -179,7 +186,7 @@ class Holdings:
                 if rest:
                     await self._release(shard, [Holding(claim.query_id, claim.epoch) for claim in rest])
                 self._claims[shard] += 1
-                is_exhausted = len(claims) < limit
+                is_exhausted = len(claims) < (limit or room)
 
     async def _begin(self, claim: Claim, held_until: float) -> None:
         former = self._drivers.get(claim.query_id)
@@ -255,25 +262,25 @@ class Holdings:
 
     async def _listen_forever(self) -> None:
         """Hears which shards have work, and which owned programs were asked to stop."""
-        channels = {keys.work_channel(shard): shard for shard in keys.SHARDS}
+        channels = list(map(keys.work_channel, keys.SHARDS))
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(*channels)
-                    self._look_everywhere()
-                    async for message in subscription.listen():
-                        query_id = QueryId(message["data"].decode())
-                        driver = self._drivers.get(query_id)
-                        if driver is not None:
-                            driver.catch_up()
-                        else:
-                            if self._claiming.locked():  # it may be among those that are on their way
-                                self._unheard.add(query_id)
-                            self._to_claim.add(channels[message["channel"].decode()])
-                            self._wakeup.set()
-            except RedisError as error:
+                await listen(self._redis, channels, self._hear, subscribed=self._look_everywhere)
+            except (RedisError, OSError) as error:
                 logger.warning("notices are not heard", extra={"cause": str(error)})
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _hear(self, _channel: bytes, data: bytes) -> None:
+        """A program was queued, released or asked to cancel."""
+        query_id = QueryId(data.decode())
+        driver = self._drivers.get(query_id)
+        if driver is not None:
+            driver.catch_up()
+            return
+        if self._claiming.locked():  # it may be among those that are on their way
+            self._unheard.add(query_id)
+        self._to_claim.add(keys.shard_of(query_id))
+        self._wakeup.set()
 
     def _look_everywhere(self) -> None:
         """After a reconnect notices may have been missed."""
@@ -287,7 +294,7 @@ class Holdings:
             del self._drivers[driver.query_id]
             if not self._drivers:
                 self._emptied.set()
-            if len(self._drivers) == self._max_programs - 1:  # there is room again
+            if len(self._drivers) in (self._max_programs - 1, self._max_of_all_classes - 1):  # there is room again
                 self._to_claim |= self._to_claim_with_room
                 self._to_claim_with_room.clear()
                 self._wakeup.set()

@@ -20,11 +20,17 @@ class TrackerSettings(StatefulSettings):
         default="",
         description="HOST:PORT where gateways reach this tracker; empty derives it from where it listens.",
     )
-    schedulers: tuple[str, ...] = Field(
-        default=("127.0.0.1:7003",), description="Addresses of the schedulers of the group (JSON list)."
+    group: str = Field(
+        default="default", description="Group of schedulers it obeys; their lease in Redis says which and where."
     )
     evaluator: str = Field(default="127.0.0.1:7004", description="Address of the Certaindex evaluator.")
     max_programs: int = Field(default=1024, ge=1, description="Most programs owned at once; others wait in Redis.")
+    interactive_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of these places, rounded down, for interactive programs alone: none waits for a backlog.",
+    )
     lease_seconds: float = Field(
         default=60.0, gt=3, description="Lease of a program: running calls outlive an outage of Redis of half of it."
     )

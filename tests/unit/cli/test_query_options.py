@@ -29,6 +29,7 @@ def test_every_option_arrives_in_the_message() -> None:
         model="m",
         max_samples=8,
         width=2,
+        idle_width=6,
         rule="even",
         budget_tokens=100,
         deadline_seconds=1.5,
@@ -46,7 +47,7 @@ def test_every_option_arrives_in_the_message() -> None:
     assert query.query_class == pb.QUERY_CLASS_BATCH
     assert dict(query.labels) == {"a": "b=c", "d": ""}
     assert query.sampling == pb.SamplingParameters(temperature=0.5, top_p=0.9, max_tokens=64, stop=["\n"])
-    assert query.algorithm.self_consistency == pb.SelfConsistency(max_samples=8, width=2)
+    assert query.algorithm.self_consistency == pb.SelfConsistency(max_samples=8, width=2, idle_width=6)
     assert query.budget.max_tokens == 100
     assert (query.policy.rule, query.model, query.tenant) == ("even", "m", "t")
     assert (query.answer_type, query.idempotency_key) == ("number", "k")
@@ -56,6 +57,7 @@ def test_every_option_arrives_in_the_message() -> None:
     ("options", "words"),
     [
         (QueryOptions(question="q", algorithm="rebase", width=8), "--width is for self-consistency.*rebase:width=8"),
+        (QueryOptions(question="q", algorithm="best-of-n", idle_width=8), "--idle-width is .*best-of-n:idle_width=8"),
         (QueryOptions(question="q", max_samples=2**31), "--max-samples is 2147483648"),
         (QueryOptions(question="q", budget_tokens=-(2**63)), "--budget-tokens"),
         (QueryOptions(question="q", deadline_seconds=float("nan")), "--deadline is nan"),

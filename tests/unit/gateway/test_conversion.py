@@ -47,6 +47,9 @@ def test_every_parameter_of_every_algorithm_is_echoed(name: str, parameter: Numb
 def test_an_echo_is_typed_where_the_type_has_all_that_was_said() -> None:
     plain = Query("model", "even", prompt="?", algorithm=str(parse_algorithm("self-consistency:max_samples=3")))
     assert query_message(plain).algorithm.self_consistency == pb.SelfConsistency(max_samples=3, width=4)
+    wide = Query("model", "even", prompt="?", algorithm=str(parse_algorithm("self-consistency:idle_width=9")))
+    typed = pb.SelfConsistency(max_samples=16, width=4, idle_width=9)
+    assert query_message(wide).algorithm.self_consistency == typed
 
 
 PROBED = {"chain-of-thought": "", "self-consistency": "consensus-window"}

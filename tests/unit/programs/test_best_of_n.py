@@ -21,7 +21,7 @@ def test_a_sample_is_judged_once_it_is_finished_and_others_start_once_it_is_judg
     assert directive(program()).wanted == (0, 1)
 
     one = program(said(1, "It is 3.", "3"))
-    assert directive(one).wanted == (0, 5), "call 4 + i judges sample i, in its place"
+    assert directive(one).wanted == (5, 0), "call 4 + i judges sample i, before others are said"
     assert one.algorithm.call(Branch(0)) == SAMPLE
     plan = one.algorithm.call(Branch(5))
     assert (plan.judge, plan.continuation, plan.max_tokens) == (Judge.OWN, "It is 3.", 1)

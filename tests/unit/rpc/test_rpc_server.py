@@ -115,7 +115,10 @@ def test_only_what_may_succeed_later_is_retryable() -> None:
 
     assert retryable == {
         Reason.TENANT_FULL,
+        Reason.POOL_FULL,
         Reason.QUEUE_FULL,
+        Reason.DEADLINE_UNREACHABLE,
+        Reason.TENANT_BUDGET_SPENT,
         Reason.NO_READY_WORKER,
         Reason.NOT_ACTIVE,
         Reason.STATE_UNAVAILABLE,

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Claims programs of one shard for a tracker: first those whose lease has ended, then queued ones that are due first.
+-- Claims programs of one shard for a tracker: first those whose lease has ended, then queued ones that are due first,
+-- and into the places that are kept for them some more of the urgent ones.
 -- Each claim raises the program's epoch and records itself in the log, so that an earlier owner is fenced from then on.
 -- Sent twice under the same receipt, after a lost reply, it claims nothing more and returns what the first one claimed.
--- KEYS  1 leases  2 queue  3 receipt
+-- KEYS  1 leases  2 queue  3 receipt  4 urgent programs of the queue
 -- ARGV  1 tracker  2 its address  3 most programs  4 lease [ms]  5 key prefix of the shard  6 appended channel
 --       7 this process of the tracker  8 '1' to take over leases that an earlier process of the same name left
---       9 time to live of the receipt [ms]
+--       9 time to live of the receipt [ms]  10 most urgent programs beyond those
 -- Returns a list of {query id, epoch, record, record, …}: the whole log of each claimed program.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -43,6 +44,21 @@ if #ids < limit then
     ids[#ids + 1] = id
   end
 end
+local kept = tonumber(ARGV[10])
+if kept > 0 then
+  local taken = {}
+  for _, id in ipairs(ids) do
+    taken[id] = true
+  end
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, #ids + kept - 1)) do
+    if not redis.call('ZSCORE', KEYS[2], id) then  -- taken by a release that kept no places
+      redis.call('ZREM', KEYS[4], id)
+    elseif kept > 0 and not taken[id] then
+      ids[#ids + 1] = id
+      kept = kept - 1
+    end
+  end
+end
 for _, id in ipairs(ids) do
   local program, log = ARGV[5] .. 'program:' .. id, ARGV[5] .. 'log:' .. id
   local epoch = redis.call('HINCRBY', program, 'epoch', 1)
@@ -52,6 +68,7 @@ for _, id in ipairs(ids) do
   redis.call('HINCRBY', program, 'booked_tokens', lost)
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), id)
   redis.call('ZREM', KEYS[2], id)
+  redis.call('ZREM', KEYS[4], id)
   local record = cjson.encode({
     version = 1, time_ms = now, type = 'claimed',
     event = {tracker = ARGV[1], epoch = epoch, tokens_lost = lost},

@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
--- Renews the lease of a group's active scheduler.
+-- Renews the lease of a group's active scheduler: those who watch it see that it goes on.
 -- KEYS  1 lease
--- ARGV  1 holder  2 lease [ms], 0 to give it up  3 epoch
+-- ARGV  1 process  2 epoch
 -- Returns 1, or 0 where the lease is another's by now.
-local clock = redis.call('TIME')
-local lease = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
-if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[3] then
+local lease = redis.call('HMGET', KEYS[1], 'process', 'epoch')
+if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then
   return 0
 end
-redis.call('HSET', KEYS[1], 'expires_ms', clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[2]))
+redis.call('HINCRBY', KEYS[1], 'renewals', 1)
 return 1

@@ -458,24 +458,32 @@ class SelfConsistency(_message.Message):
 
     MAX_SAMPLES_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
+    IDLE_WIDTH_FIELD_NUMBER: _builtins.int
     max_samples: _builtins.int
     """The cap: most samples ever drawn, 1 to 1024. Unset means 16."""
     width: _builtins.int
     """Most samples running at once. Unset means 4. More is faster and wastes more when the vote settles."""
+    idle_width: _builtins.int
+    """Most samples running at once where nobody else wants the places. Unset or below the width means the width."""
     def __init__(
         self,
         *,
         max_samples: _builtins.int | None = ...,
         width: _builtins.int | None = ...,
+        idle_width: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "_width", b"_width", "max_samples", b"max_samples", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idle_width", b"_idle_width", "_max_samples", b"_max_samples", "_width", b"_width", "idle_width", b"idle_width", "max_samples", b"max_samples", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "_width", b"_width", "max_samples", b"max_samples", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idle_width", b"_idle_width", "_max_samples", b"_max_samples", "_width", b"_width", "idle_width", b"idle_width", "max_samples", b"max_samples", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__idle_width: _TypeAlias = _typing.Literal["idle_width"]  # noqa: Y015
+    _WhichOneofArgType__idle_width: _TypeAlias = _typing.Literal["_idle_width", b"_idle_width"]  # noqa: Y015
     _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
     _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
     _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
     _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_width) -> _WhichOneofReturnType__idle_width | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
     @_typing.overload

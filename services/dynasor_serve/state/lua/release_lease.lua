@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- Gives the lease of a group's active scheduler up: a standby takes it at its next look.
+-- KEYS  1 lease
+-- ARGV  1 process  2 epoch
+-- Returns 1, or 0 where the lease is another's by now.
+local lease = redis.call('HMGET', KEYS[1], 'process', 'epoch')
+if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then
+  return 0
+end
+redis.call('HDEL', KEYS[1], 'holder', 'process', 'address')
+return 1
