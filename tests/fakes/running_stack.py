@@ -25,6 +25,7 @@ from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from dynasor_serve.local.stack import LocalStack, ReplayOptions, ReplayReward, StackOptions
 from dynasor_serve.rpc.channel import open_channel
+from dynasor_serve.state.redis_client import connect
 
 from fakes.replay_process import SYNTHETIC_VOTES
 from fakes.synthetic_votes import recorded
@@ -144,7 +145,7 @@ async def running_stack(
     async with (
         LocalStack(options) as local,
         open_channel(local.gateway) as channel,
-        Redis.from_url(local.redis_url) as redis,
+        connect(local.redis_url) as redis,
         aiohttp.ClientSession() as http,
     ):
         yield RunningStack(local, channel, ReasoningServiceStub(channel), redis, http)
