@@ -33,7 +33,7 @@ class SharedConnection:
     """Sends commands and hands out their replies; connects when there is something to send."""
 
     def __init__(self, redis: Redis) -> None:
-        """Builds it unconnected. `redis`, of `redis_client.connect`, lends the connection and closes it; its timeout is each reply's."""
+        """Builds it unconnected; `redis`, made by `redis_client.connect`, lends the connection and closes it."""
         self._pool = redis.connection_pool
         self._timeout_seconds = float(redis.connection_pool.connection_kwargs["socket_timeout"])
         self._connection: PipelinedConnection | None = None
