@@ -103,6 +103,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
             return int(listeners) == 1
 
         await until(hears, what="the follower's subscription")
+        await pools.pool_for("model")  # its first look is over, and none of a test's shares that one's result
         yield Gateway(Queries(log, follower, pools, Metrics("gateway"), admission), follower, pools, scheduler)
         for task in running:
             task.cancel()
@@ -225,6 +226,21 @@ async def test_an_outage_of_all_workers_makes_a_batch_wait_and_its_patience_is_b
     gateway.scheduler.pools = [pool_message("pool", ready=1)]
     await gateway.end("a")
     assert prompt_of(snapshot_of(await coming)) == "a"
+
+
+async def test_where_there_is_too_much_to_do_a_batch_waits_as_long_as_its_query_would_run(gateway: Gateway) -> None:
+    for number in range(LIVE_QUERIES):
+        await gateway.queries.accept(replace(QUERY, prompt=f"before {number}"))
+    entries = [entry("hasty", deadline_seconds=0.1), entry("patient", deadline_seconds=60.0)]
+
+    answers = gateway.running(entries, patience_seconds=0.0)
+
+    assert refusal_of(hasty := await anext(answers)) is Reason.TENANT_FULL
+    assert hasty.entry.key == "hasty"
+    coming = asyncio.ensure_future(anext(answers))
+    await gateway.end("before 0")
+    await gateway.end("patient")
+    assert prompt_of(snapshot_of(await coming)) == "patient"
 
 
 async def test_who_hangs_up_leaves_nothing_behind_but_accepted_queries(gateway: Gateway) -> None:

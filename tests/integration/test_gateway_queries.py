@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
+from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb_scheduler
 from dynasor_serve.gateway.admission import Admission, AdmissionRules
 from dynasor_serve.gateway.batches import Batches
 from dynasor_serve.gateway.follower import LogFollower
@@ -19,7 +20,7 @@ from dynasor_serve.gateway.live_text import TrackerChannels
 from dynasor_serve.gateway.pool_directory import PoolDirectory
 from dynasor_serve.gateway.queries import Queries
 from dynasor_serve.gateway.servicer import ReasoningServicer
-from dynasor_serve.programs.query import Query, QueryId
+from dynasor_serve.programs.query import Query, QueryClass, QueryId
 from dynasor_serve.rpc.errors import Reason, ServiceError
 from dynasor_serve.state import keys
 from dynasor_serve.state.program_log import ProgramLog
@@ -60,19 +61,25 @@ class Gateway:
             await self.pools.pool_for("no such model")
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+@contextlib.asynccontextmanager
+async def gateway_of(tmp_path: Path, rules: AdmissionRules) -> AsyncIterator[Gateway]:
     async with running_redis(tmp_path) as server, scripted_scheduler() as scheduler:
         scheduler.pools = [pool_message("pool")]
         redis = connect(server.url)
         log = ProgramLog(redis, final_ttl_seconds=60)
         pools, metrics = PoolDirectory([scheduler.address], refresh_seconds=3600), Metrics("gateway")
         refreshing = asyncio.create_task(pools.run())
-        admission = Admission(RULES, LivePrograms(log, refresh_seconds=3600))
+        admission = Admission(rules, LivePrograms(log, refresh_seconds=3600))
         yield Gateway(Queries(log, LogFollower(redis, log), pools, metrics, admission), pools, scheduler, metrics)
         refreshing.cancel()
         await asyncio.gather(refreshing, return_exceptions=True)
         await redis.aclose()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with gateway_of(tmp_path, RULES) as running:
+        yield running
 
 
 async def reason_of(gateway: Gateway, query: Query) -> Reason:
@@ -133,6 +140,109 @@ async def test_only_refused_queries_count_as_rejected(gateway: Gateway) -> None:
         await anext(gateway.queries.run(replace(QUERY, rule="no-such-rule")))
 
     assert gateway.rejected() == {"UNKNOWN_MODEL": 1, "INVALID_RULE": 1}
+
+
+# --- overload
+
+
+def busy(**demand: float) -> pb_scheduler.Pool:
+    """A pool whose only place runs a call, and whose programs take 2 s each."""
+    fields: dict[str, float] = {"tokens_per_second_per_worker": 50, "ready_workers": 1, "places": 1, "running_calls": 1}
+    fields |= {"arrivals_per_second": 1, "arriving_tokens_per_second": 100, "seconds_per_call": 1, **demand}
+    pool = pool_message("pool")
+    pool.demand.CopyFrom(pb_scheduler.PoolDemand(**fields))  # type: ignore[arg-type]
+    return pool
+
+
+async def told(gateway: Gateway, pool: pb_scheduler.Pool) -> None:
+    """The gateway has heard of it."""
+    gateway.scheduler.pools = [pool]
+    with contextlib.suppress(ServiceError):
+        await gateway.pools.pool_for("no such model")
+
+
+async def test_what_cannot_end_in_time_is_refused_and_a_repetition_is_not(gateway: Gateway) -> None:
+    query = replace(QUERY, deadline_seconds=5.0)
+    first = await gateway.queries.accept(query)
+    await told(gateway, busy(predicted_wait_seconds=9.0, predicted_wait_interactive_seconds=1.0))
+
+    with pytest.raises(ServiceError) as refused:
+        await gateway.queries.accept(replace(query, idempotency_key="another"))
+    again = await gateway.queries.accept(query)
+    urgent = await gateway.queries.accept(replace(query, query_class=QueryClass.INTERACTIVE, idempotency_key="urgent"))
+
+    assert refused.value.reason is Reason.DEADLINE_UNREACHABLE
+    assert refused.value.retry_after_seconds == pytest.approx(9.0 + 1.0 - 5.0 + 2.0), "one program that no tracker has"
+    assert (again.query_id, again.already_accepted) == (first.query_id, True)
+    assert not urgent.already_accepted
+    assert gateway.rejected() == {"DEADLINE_UNREACHABLE": 1}
+
+
+async def test_a_burst_between_two_looks_is_admitted_as_far_as_it_can_end_in_time(gateway: Gateway) -> None:
+    await told(gateway, busy())
+    query = replace(QUERY, idempotency_key="", deadline_seconds=10.0)
+
+    results = await asyncio.gather(*(gateway.queries.accept(query) for _ in range(20)), return_exceptions=True)
+
+    refused = [result for result in results if isinstance(result, ServiceError)]
+    # The sixth would wait for five programs of 2 s each, and then for its call.
+    assert (len(results) - len(refused), {error.reason for error in refused}) == (5, {Reason.DEADLINE_UNREACHABLE})
+    snapshots, _ = await gateway.queries.list(query.tenant, 0, 50)
+    assert len(snapshots) == 5
+
+
+async def test_a_refusal_leaves_no_trace_in_what_is_predicted(gateway: Gateway) -> None:
+    await told(gateway, busy())
+    conflicting = replace(QUERY, prompt="Something else?")
+    await gateway.queries.accept(replace(QUERY, query_class=QueryClass.BATCH))
+    for _ in range(50):
+        assert await reason_of(gateway, conflicting) is Reason.IDEMPOTENCY_CONFLICT
+
+    accepted = await gateway.queries.accept(replace(QUERY, idempotency_key="", deadline_seconds=3.5))
+
+    assert not accepted.already_accepted
+
+
+async def test_a_full_pool_leaves_room_for_urgent_queries_of_any_tenant(gateway: Gateway) -> None:
+    """The bound is 100: batch queries fill 80, standard ones 90."""
+
+    refused: list[ServiceError] = []
+
+    async def accepted(query_class: QueryClass) -> int:
+        number = 0
+        while True:
+            query = replace(QUERY, idempotency_key="", query_class=query_class, tenant=f"tenant-{number % 7}")
+            try:
+                await gateway.queries.accept(query)
+            except ServiceError as error:
+                refused.append(error)
+                return number
+            number += 1
+
+    assert [await accepted(each) for each in (QueryClass.BATCH, QueryClass.STANDARD, QueryClass.INTERACTIVE)] == [
+        80, 10, 10,
+    ]  # fmt: skip
+    assert {error.reason for error in refused} == {Reason.POOL_FULL}
+    assert [str(error).partition(";")[0] for error in refused] == [
+        f"pool 'pool' has {number} live queries" for number in (80, 90, 100)
+    ]
+
+
+async def test_a_tenant_without_tokens_is_told_when_its_window_ends(tmp_path: Path) -> None:
+    rules = replace(RULES, tenant_budgets={"poor": 600}, budget_window_seconds=3600)
+    async with gateway_of(tmp_path, rules) as gateway:
+        poor = replace(QUERY, idempotency_key="", tenant="poor")
+        for _ in range(2):
+            await gateway.queries.accept(poor)  # each may take a call of 512 tokens
+
+        with pytest.raises(ServiceError) as refused:
+            await gateway.queries.accept(poor)
+        await gateway.queries.accept(replace(poor, tenant="rich"))
+
+    assert refused.value.reason is Reason.TENANT_BUDGET_SPENT
+    assert refused.value.retry_after_seconds is not None
+    assert 0 < refused.value.retry_after_seconds <= 3600
+    assert "1024 completion tokens of its 600 per 3600 s" in str(refused.value)
 
 
 class Context:

@@ -17,6 +17,7 @@ import grpc
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from dynasor_serve.cli.failures import refusal, unreachable
+from dynasor_serve.cli.patience import Patience
 from dynasor_serve.rpc.errors import reason_of
 
 RunStream: TypeAlias = "grpc.aio.UnaryStreamCall[pb.RunRequest, pb.RunResponse]"
@@ -29,15 +30,20 @@ _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.5
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
-async def run_query(stub: ReasoningServiceStub, query: pb.Query, address: str) -> AsyncGenerator[pb.QueryEvent, None]:
+async def run_query(
+    stub: ReasoningServiceStub, query: pb.Query, address: str, patience: Patience | None = None
+) -> AsyncGenerator[pb.QueryEvent, None]:
     """Asks a query and yields its events, each once, the final one last.
+
+    Args:
+        patience: for a server that has too much to do; None: its refusal is final.
 
     Raises:
         CommandFailed: the server refuses the query, or cannot be reached any more.
     """
     if not query.idempotency_key:
         query.idempotency_key = f"cli-{uuid.uuid4().hex}"
-    async for event in _followed(stub, address, query, "", 0):
+    async for event in _followed(stub, address, query, "", 0, patience):
         yield event
 
 
@@ -48,12 +54,17 @@ async def watch_query(
 
     A query that is final and has no such event yields nothing. Raises as `run_query` does.
     """
-    async for event in _followed(stub, address, None, query_id, from_sequence):
+    async for event in _followed(stub, address, None, query_id, from_sequence, None):
         yield event
 
 
 async def _followed(
-    stub: ReasoningServiceStub, address: str, query: pb.Query | None, query_id: str, next_sequence: int
+    stub: ReasoningServiceStub,
+    address: str,
+    query: pb.Query | None,
+    query_id: str,
+    next_sequence: int,
+    patience: Patience | None,
 ) -> AsyncGenerator[pb.QueryEvent, None]:
     failures = 0
     while True:
@@ -73,6 +84,8 @@ async def _followed(
             if query is None and is_silent:
                 return
         except grpc.aio.AioRpcError as error:
+            if patience is not None and not query_id and await patience.outlasts(error):
+                continue
             # A typed refusal of Run is final. Once accepted, a gateway that has just restarted may not know Redis yet.
             is_settled = bool(reason_of(error)) and (not query_id or error.code() is not grpc.StatusCode.UNAVAILABLE)
             if is_settled or error.code() not in _PASSING:

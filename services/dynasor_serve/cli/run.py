@@ -19,6 +19,7 @@ from dynasor_serve.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from dynasor_serve.cli.failures import CommandFailed
 from dynasor_serve.cli.following import run_query
 from dynasor_serve.cli.interruptions import interruptions, run_async
+from dynasor_serve.cli.patience import DEFAULT_SECONDS, Patience, PatienceOption
 from dynasor_serve.cli.presentation import (
     answer_text,
     ending_line,
@@ -44,6 +45,7 @@ def run(
     address: AddressOption = DEFAULT_ADDRESS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer alone; no progress.")] = False,
+    patience: PatienceOption = DEFAULT_SECONDS,
 ) -> None:
     """Ask a question and wait for its answer. Ctrl-C cancels the query.
 
@@ -51,7 +53,7 @@ def run(
     """
     standing = Standing(answer_type=query.answer_type)
     try:
-        exit_code = run_async(_answer(query, address, standing, is_chatty=not quiet, plain_lines=not as_json))
+        exit_code = run_async(_answer(query, address, standing, patience, is_chatty=not quiet, plain_lines=not as_json))
     except CommandFailed as failure:
         if as_json:
             print(one_line_json(refused_json(standing, failure)))
@@ -66,7 +68,13 @@ def run(
 
 
 async def _answer(
-    query: options.QueryOptions, address: str, standing: Standing, *, is_chatty: bool, plain_lines: bool
+    query: options.QueryOptions,
+    address: str,
+    standing: Standing,
+    patience_seconds: float,
+    *,
+    is_chatty: bool,
+    plain_lines: bool,
 ) -> ExitCode:
     """Asks the query and folds its events into the standing, to its end or to Ctrl-C."""
     message = query.message()
@@ -75,19 +83,29 @@ async def _answer(
             interruptions() as interrupted,
             changing_line(plain_lines=plain_lines) if is_chatty else contextlib.nullcontext(_ignore) as show,
         ):
-            following = asyncio.create_task(_follow(stub, message, address, standing, show))
+            patience = Patience(patience_seconds, show)
+            following = asyncio.create_task(_follow(stub, message, address, standing, patience, show))
             await asyncio.wait((following, interrupted), return_when=asyncio.FIRST_COMPLETED)
             if interrupted.done():
-                await _cancel(stub, following, standing)
+                if patience.is_waiting:  # nothing was accepted
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
+                else:
+                    await _cancel(stub, following, standing)
                 return interrupted.result()
     following.result()
     return ExitCode.ANSWERED if standing.phase == "succeeded" else ExitCode.FAILED
 
 
 async def _follow(
-    stub: ReasoningServiceStub, query: pb.Query, address: str, standing: Standing, show: Callable[[str], None]
+    stub: ReasoningServiceStub,
+    query: pb.Query,
+    address: str,
+    standing: Standing,
+    patience: Patience,
+    show: Callable[[str], None],
 ) -> None:
-    async with contextlib.aclosing(run_query(stub, query, address)) as events:
+    async with contextlib.aclosing(run_query(stub, query, address, patience)) as events:
         async for event in events:
             standing.apply(event)
             if standing.outcome is None:

@@ -50,8 +50,9 @@ class Batches:
         queries: where each query is accepted and followed.
         most_in_flight: most queries of one batch that are not answered yet.
         most_bytes_in_flight: most bytes of their messages; one query always fits.
-        patience_seconds: how long an entry that is refused for a passing reason is offered again. Each refusal is
-            counted, as it is for a client that tries again itself.
+        patience_seconds: how long an entry that is refused for a passing reason is offered again; where there is too
+            much to do, at least as long as its deadline would let it run. Each refusal is counted, as it is for a
+            client that tries again itself.
     """
 
     def __init__(
@@ -113,16 +114,16 @@ class Batches:
 
     async def _patiently(self, query: Query) -> Snapshot:
         """The query at its end; offered again while it is refused for a reason that passes."""
-        give_up_at = time.monotonic() + self._patience_seconds
-        longest = _SHORTEST_PAUSE_SECONDS
+        began, longest = time.monotonic(), _SHORTEST_PAUSE_SECONDS
         while True:
             try:
                 return await self._to_its_end(query)
             except ServiceError as error:
                 # Redis may have accepted it and failed to say so: only an idempotency key finds it again.
                 is_unclear = error.reason is Reason.STATE_UNAVAILABLE and not query.idempotency_key
-                pause = max(error.retry_after_seconds or 0.0, longest) * random.uniform(0.5, 1.0)
-                if not error.is_retryable or is_unclear or time.monotonic() + pause > give_up_at:
+                pause = (error.retry_after_seconds or 0.0) + longest * random.uniform(0.5, 1.0)
+                patience = max(self._patience_seconds, query.deadline_seconds if error.is_overload else 0.0)
+                if not error.is_retryable or is_unclear or time.monotonic() + pause > began + patience:
                     raise
             await asyncio.sleep(pause)
             longest = min(2 * longest, _LONGEST_PAUSE_SECONDS)

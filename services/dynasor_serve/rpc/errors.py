@@ -91,6 +91,11 @@ class ServiceError(Exception):
         """Whether the same request may succeed later."""
         return GRPC_CODES[self.reason] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
+    @property
+    def is_overload(self) -> bool:
+        """Whether there is too much to do already: nothing was accepted, and the same request may be later."""
+        return GRPC_CODES[self.reason] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
     def to_status(self) -> grpc.Status:
         """The error as a rich gRPC status with google.rpc details."""
         details: list[AnyMessage] = [_packed(ErrorInfo(reason=self.reason.value, domain=DOMAIN))]

@@ -35,6 +35,8 @@ def wanting(
     accepted_at_ms: int = 0,
     deadline_ms: int = 1_000_000,
     tokens_spent: int = 0,
+    gain_per_token: float = 0.0,
+    samples: int = 0,
 ) -> Want:
     """What a program wants: these branches."""
     return Want(
@@ -49,6 +51,8 @@ def wanting(
         accepted_at_ms=accepted_at_ms,
         deadline_ms=deadline_ms,
         tokens_spent=tokens_spent,
+        gain_per_token=gain_per_token,
+        samples=samples,
     )
 
 

@@ -134,9 +134,21 @@ def test_a_tenants_grant_that_came_back_is_not_charged() -> None:
     accepted_at_ms=INT64,
     deadline_ms=INT64,
     arrival=st.integers(0, 2**40),
+    gain=st.floats(),
+    samples=INT32,
+    position=st.integers(0, 1024),
 )
 def test_no_prediction_makes_a_key_that_cannot_be_compared(
-    name: str, knob: int, mean_tokens: float, spent: int, accepted_at_ms: int, deadline_ms: int, arrival: int
+    name: str,
+    knob: int,
+    mean_tokens: float,
+    spent: int,
+    accepted_at_ms: int,
+    deadline_ms: int,
+    arrival: int,
+    gain: float,
+    samples: int,
+    position: int,
 ) -> None:
     want = wanting(
         "a",
@@ -146,11 +158,13 @@ def test_no_prediction_makes_a_key_that_cannot_be_compared(
         tokens_spent=spent,
         accepted_at_ms=accepted_at_ms,
         deadline_ms=deadline_ms,
+        gain_per_token=gain,
+        samples=samples,
     )
     ordering, tokens = parse_ordering(name), BranchHistory().tokens_per_branch(want.algorithm, mean_tokens)
 
     assert 0 < tokens < math.inf
-    assert not math.isnan(ordering.key(want, arrival, tokens))
+    assert not math.isnan(ordering.key(want, arrival, tokens, position))
     assert 0 <= ordering.engine_priority(want, tokens) <= 999_999
 
 

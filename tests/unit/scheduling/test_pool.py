@@ -12,9 +12,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
 from dynasor_serve.scheduling.fairness import Fairness
+from dynasor_serve.scheduling.fleet import FAILURES_TO_QUARANTINE, FORGET_DRAINED_SECONDS
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, ordering_names, parse_ordering
-from dynasor_serve.scheduling.placement import FAILURES_TO_QUARANTINE, WorkerState
-from dynasor_serve.scheduling.pool import FORGET_DRAINED_SECONDS, Pool
+from dynasor_serve.scheduling.placement import WorkerState
+from dynasor_serve.scheduling.pool import Pool
 from unit.scheduling.pools import NO_PROMISES, granted, order_of, pool_with, wanting, worker
 
 # --- homes
@@ -134,15 +135,16 @@ def test_the_engines_priority_follows_class_and_ordering(ordering: str) -> None:
 
 def test_a_call_that_has_waited_too_long_goes_first() -> None:
     pool = pool_with(1, ordering="gang-shortest", fairness=Fairness(longest_wait_seconds=60))
-    pool.want("t", wanting("old", 0, class_rank=2, knob=1000), 0.0)
-    pool.want("t", wanting("older", 0, class_rank=2, knob=2000), -5.0)
-    pool.want("t", wanting("new", 0, class_rank=0, knob=1), 59.0)
+    pool.want("t", wanting("older", 0, knob=2000), 0.0)
+    pool.want("t", wanting("old", 0, knob=1000), 5.0)
+    pool.want("t", wanting("new", 0, knob=1), 59.0)
 
-    assert granted(pool, now=54.0) == ["new/0"]
+    assert granted(pool, now=60.0) == ["new/0"]
     pool.ended(CallId("new", 0, "1.1"), CallEnd.FINISHED, 10)
-    pool.want("t", wanting("newer", 0, class_rank=0, knob=1), 60.5)
+    pool.want("t", wanting("newer", 0, knob=1), 65.5)
+    pool.want("t", wanting("urgent", 0, class_rank=0), 65.5)
 
-    assert order_of(pool, now=60.5) == ["older/0", "old/0", "newer/0"]
+    assert order_of(pool, now=65.5) == ["urgent/0", "older/0", "old/0", "newer/0"], "age is no class"
 
 
 def test_a_grant_that_came_back_waits_anew() -> None:
@@ -174,7 +176,7 @@ def test_a_program_without_samples_is_forecast_by_history() -> None:
     pool.want("t", wanting("known", 0, knob=2, mean_tokens=400), 1.0)
 
     assert granted(pool) == ["known/0", "unknown/0"]
-    assert worker(pool).outstanding_tokens == 1400
+    assert worker(pool).work == 2 * (400 + 1000)
 
 
 def test_calls_go_where_the_least_work_is_and_not_the_fewest_calls() -> None:
@@ -185,7 +187,7 @@ def test_calls_go_where_the_least_work_is_and_not_the_fewest_calls() -> None:
     placed = [(grant.call.program, grant.worker) for grant in pool.grants(0.0)]
 
     assert placed == [("long", "w0"), ("short", "w1"), ("short", "w1"), ("short", "w1")]
-    assert [worker(pool, name).outstanding_tokens for name in ("w0", "w1")] == [1000, 600]
+    assert [worker(pool, name).work for name in ("w0", "w1")] == [2 * 1000, 3 * 2 * 200]
 
 
 def test_no_worker_gets_more_than_its_places() -> None:

@@ -23,7 +23,7 @@ class DeadlineSlack:
     name: ClassVar[str] = "deadline-slack"
     tenants_share: ClassVar[bool] = False
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         if want.deadline_ms <= 0:
             return math.inf
         # The branches of a gang run side by side, so a program needs at least the time of one.

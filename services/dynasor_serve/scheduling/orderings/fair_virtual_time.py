@@ -20,7 +20,7 @@ class FairVirtualTime:
     name: ClassVar[str] = "fair-virtual-time"
     tenants_share: ClassVar[bool] = True
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         return want.accepted_at_ms
 
     def engine_priority(self, want: Want, tokens_per_branch: float) -> int:

@@ -15,7 +15,7 @@ class Fcfs:
     name: ClassVar[str] = "fcfs"
     tenants_share: ClassVar[bool] = False
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         return arrival
 
     def engine_priority(self, want: Want, tokens_per_branch: float) -> int:

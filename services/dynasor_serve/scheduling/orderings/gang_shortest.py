@@ -19,7 +19,7 @@ class GangShortest:
     name: ClassVar[str] = "gang-shortest"
     tenants_share: ClassVar[bool] = False
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         # A knob that cannot be is as good as unknown: what is wanted now is the least that remains.
         knob = want.remaining_knob if want.remaining_knob >= 0 else len(want.calls)
         return knob * tokens_per_branch

@@ -19,7 +19,7 @@ class LeastAttainedService:
     name: ClassVar[str] = "least-attained-service"
     tenants_share: ClassVar[bool] = False
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         return max(0, want.tokens_spent)
 
     def engine_priority(self, want: Want, tokens_per_branch: float) -> int:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dynasor_serve.scheduling.demand import Want
 from dynasor_serve.scheduling.orderings.deadline_slack import DeadlineSlack
+from dynasor_serve.scheduling.orderings.expected_gain import ExpectedGain
 from dynasor_serve.scheduling.orderings.fair_virtual_time import FairVirtualTime
 from dynasor_serve.scheduling.orderings.fcfs import Fcfs
 from dynasor_serve.scheduling.orderings.gang_fcfs import GangFcfs
@@ -27,16 +28,17 @@ class Ordering(Protocol):
         """Whether tenants take turns by their weighted shares, and the key orders only within a tenant."""
         ...
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         """Smaller goes first; equal keys go by the program's arrival, then the call's.
 
         Args:
             arrival: number of the call in the order in which calls were first wanted.
             tokens_per_branch: forecast completion tokens of one branch of this program; finite and not negative.
+            position: of the call among those that the want names, counted from 0: so many go before it.
 
         Returns:
-            A number or an infinity, never NaN. It is asked again whenever the program's want changes, and at no other
-            time, so it may depend on nothing else.
+            A number or an infinity, never NaN. It is asked again whenever the program's want or its next call changes,
+            and at no other time, so it may depend on nothing else.
         """
         ...
 
@@ -57,6 +59,7 @@ _ORDERINGS: dict[str, type[Ordering]] = {
     LeastAttainedService.name: LeastAttainedService,
     DeadlineSlack.name: DeadlineSlack,
     FairVirtualTime.name: FairVirtualTime,
+    ExpectedGain.name: ExpectedGain,
 }
 
 

@@ -19,7 +19,7 @@ class ShortestCall:
     name: ClassVar[str] = "shortest-call"
     tenants_share: ClassVar[bool] = False
 
-    def key(self, want: Want, arrival: int, tokens_per_branch: float) -> float:
+    def key(self, want: Want, arrival: int, tokens_per_branch: float, position: int = 0) -> float:
         return tokens_per_branch
 
     def engine_priority(self, want: Want, tokens_per_branch: float) -> int:
