@@ -570,7 +570,7 @@ async def test_every_append_and_every_piece_of_work_is_announced(log: ProgramLog
 
     work = [data for channel, data in heard if channel == "work"]
     appended = [data.split(b"\n") for channel, data in heard if channel == "appended"]
-    assert work == [holding.query_id.encode()] * 2
+    assert work == [holding.query_id.encode(), holding.query_id.encode() + b"\ncancel"]
     assert {lines[0] for lines in appended} == {holding.query_id.encode()}
     assert [int(lines[1]) for lines in appended] == [1, 2, 4, 5], "whoever has a query accepted has its first record"
     assert [line for lines in appended for line in lines[2:]] == await redis.lrange(keys.log(holding.query_id), 1, -1)
