@@ -64,6 +64,7 @@ verify: $(INSTALLED) ## Check style, types, layers, protos, generated code and t
 bench: $(INSTALLED) ## Measure what the control plane costs and what the rules save
 	$(BIN)/dynasor bench
 	$(BIN)/dynasor bench batch
+	$(BIN)/dynasor bench allocation
 
 SEEN_LIVE = .dynasor/seen-live
 seen-live: $(INSTALLED) ## Write docs/seen-live.md: every algorithm and rule on the vLLM of a running `make up`

@@ -28,7 +28,16 @@ from fakes.synthetic_votes import recorded, recorded_questions
 pytestmark = [pytest.mark.fault]
 
 # Process -> how often it is chosen. All are killed; those that hold work are killed more often.
-VICTIMS = {"tracker-0": 3, "tracker-1": 3, "gateway": 2, "scheduler": 2, "engine": 1, "redis": 1, "evaluator": 1}
+VICTIMS = {
+    "tracker-0": 3,
+    "tracker-1": 3,
+    "gateway": 2,
+    "scheduler": 2,
+    "scheduler-1": 2,
+    "engine": 1,
+    "redis": 1,
+    "evaluator": 1,
+}
 TENANTS = ("ada", "grace")  # of different shards
 SAMPLES = 8
 CONCURRENCY = 300  # queries that the client keeps open: more per shard than a tracker claims at once
@@ -172,8 +181,8 @@ async def check_nothing_is_left(stack: RunningStack) -> None:
 
     await until(engine_is_idle, what="the end of every call in the engine")
 
-    async def scheduler_is_idle() -> bool:
-        async with open_channel(f"127.0.0.1:{stack.local.ports['scheduler']}") as channel:
+    async def is_active_and_idle(scheduler: str) -> bool:
+        async with open_channel(f"127.0.0.1:{stack.local.ports[scheduler]}") as channel:
             request = scheduler_pb2.ListPoolsRequest()
             try:
                 pools = (await SchedulerServiceStub(channel).ListPools(request, timeout=5.0)).pools
@@ -181,13 +190,16 @@ async def check_nothing_is_left(stack: RunningStack) -> None:
                 return False
         return all(pool.waiting_calls == 0 and all(worker.in_flight == 0 for worker in pool.workers) for pool in pools)
 
+    async def scheduler_is_idle() -> bool:
+        return await is_active_and_idle("scheduler") or await is_active_and_idle("scheduler-1")
+
     await until(scheduler_is_idle, what="the return of every grant")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_thousand_queries_under_kill_9_get_exactly_one_final_record_each() -> None:
-    async with running_stack(trackers=2, environment={"DYNASOR_TRACKER_LEASE_SECONDS": "4"}) as stack:
+    async with running_stack(trackers=2, schedulers=2, environment={"DYNASOR_TRACKER_LEASE_SECONDS": "4"}) as stack:
         clients = await run_under_fire(stack, 1000, seed=20412993, mean_seconds=0.7)
 
         assert len({client.query_id for client in clients}) == len(clients), "two keys led to one query"

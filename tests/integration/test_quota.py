@@ -17,6 +17,7 @@ from dynasor_serve.programs.ledger import Ledger
 from dynasor_serve.programs.program import accept, finish, fold
 from dynasor_serve.programs.query import Query, QueryClass, QueryId, SamplingParameters
 from dynasor_serve.state import keys
+from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.program_log import (
     Acceptance,
     AcceptStatus,
@@ -81,10 +82,16 @@ async def offered(
 
 
 async def claimed(
-    log: ProgramLog, tracker: str = "one", *, limit: int = 64, further_urgent: int = 0, lease_ms: int = LEASE_MS
+    log: ProgramLog,
+    tracker: str = "one",
+    *,
+    limit: int = 64,
+    further_urgent: int = 0,
+    lease_ms: int = LEASE_MS,
+    shard: Shard = SHARD,
 ) -> list[Claim]:
     return await log.claim(
-        SHARD,
+        shard,
         tracker=tracker,
         process="p1",
         address=f"{tracker}:7002",
@@ -145,7 +152,7 @@ async def test_refusals_tell_the_figure_that_reached_its_bound(log: ProgramLog) 
 
 async def test_a_program_counts_until_it_is_final_however_often_it_changes_hands(log: ProgramLog) -> None:
     async def live() -> int:
-        return (await log.live_programs())[SHARD].get("pool", 0)
+        return (await log.live_programs()).by_pool[SHARD].get("pool", 0)
 
     for _ in range(3):
         await offered(log)
@@ -186,7 +193,30 @@ async def test_programs_that_nobody_counted_leave_no_debt(log: ProgramLog, redis
 
     await finished(log, claim)
 
-    assert (await log.live_programs())[SHARD] == {"pool": 0}
+    assert (await log.live_programs()).by_pool[SHARD] == {"pool": 0}
+
+
+async def test_what_no_tracker_has_place_for_waits_at_two_looks(log: ProgramLog) -> None:
+    live = LivePrograms(log, refresh_seconds=0.05)
+    looking = asyncio.create_task(live.run())
+    for number in range(8):
+        await offered(log, replace(QUERY, tenant=f"tenant-{number}"), pool="pool" if number else "another")
+
+    async def is_known() -> bool:
+        return live.unclaimed("pool") == 7
+
+    await until(is_known, what="two looks")
+    assert (live.unclaimed("another"), live.unclaimed("no such pool")) == (1, 0)
+
+    for shard in keys.SHARDS:
+        await claimed(log, shard=shard)
+
+    async def is_forgotten() -> bool:
+        return live.unclaimed("pool") == 0
+
+    await until(is_forgotten, what="a look")
+    assert live.of_pool("pool") == 7, "they are live all the same"
+    looking.cancel()
 
 
 async def test_live_programs_are_looked_up_over_all_shards(log: ProgramLog) -> None:

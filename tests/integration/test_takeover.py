@@ -34,8 +34,11 @@ UNHURRIED = ("--ttft-ms", "5", "--time-per-output-token-ms", "10", "--stream-int
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack() -> AsyncIterator[RunningStack]:
-    """Two of those that talk to each other, and fewer places than calls that are wanted."""
-    async with running_stack(*UNHURRIED, trackers=2, schedulers=2, max_in_flight=PLACES) as running:
+    """Two trackers, each with programs of its own, two schedulers, and fewer places than calls that are wanted."""
+    environment = {"DYNASOR_TRACKER_MAX_PROGRAMS": str(len(QUESTIONS) // 2)}
+    async with running_stack(
+        *UNHURRIED, trackers=2, schedulers=2, max_in_flight=PLACES, environment=environment
+    ) as running:
         yield running
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from dynasor_serve.certaindex.rules.rule import InvalidRule
+from dynasor_serve.cli.contention import allocation_json, allocation_text
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import one_line_json
 from dynasor_serve.cli.study import study_json, study_text
@@ -17,7 +19,9 @@ from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation.allocation import AllocationSettings, study_of
+from dynasor_serve.simulation.contention import ContentionSettings, contention_of
 from dynasor_serve.simulation.frontier import NoPlots, draw_allocation
+from dynasor_serve.simulation.speculation import SpeculationSettings, speculation_of
 
 app = typer.Typer()
 bench = typer.Typer(invoke_without_command=True, no_args_is_help=False)
@@ -33,7 +37,8 @@ def control_plane(
     """Measure what the four processes cost per query, per event and in latency.
 
     Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead,
-    and `dynasor bench answers` how fast answers are compared.
+    `dynasor bench allocation` who should get a short pool's tokens, and `dynasor bench answers` how fast answers are
+    compared.
     """
     if context.invoked_subcommand is not None:
         return
@@ -67,6 +72,34 @@ def batch(
     except (NoPlots, OSError) as error:
         raise bad_input(f"--plot {plot}: {error}") from error
     print(one_line_json(study_json(study)) if as_json else study_text(study))
+
+
+@bench.command()
+def allocation(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILES]...", help="Recorded traces, or directories of them; the bundled ones if none."),
+    ] = None,
+    places: Annotated[int, typer.Option(min=1, max=4096, help="Calls that run at once in a short pool.")] = 16,
+    rule: Annotated[str, typer.Option(help="Of the programs in a short pool.")] = "even",
+    shuffles: Annotated[int, typer.Option(min=1, max=1000, help="Random orders of each vote's samples.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Play recorded votes through the scheduler's pool in virtual time: who gets its places, and what that brings.
+
+    Where places are short: accuracy at equal tokens, under `expected-gain`, other orderings and an even split. Where
+    places are left over: what speculation gains in time and costs in tokens.
+    """
+    traces = files or [TRACES]
+    try:
+        short = contention_of(traces, ContentionSettings(places=places, rule=rule, shuffles=shuffles, seed=seed))
+        idle = speculation_of(traces, SpeculationSettings(seed=seed))
+    except TraceFormatError as error:
+        raise bad_input(str(error), "INVALID_TRACES") from error
+    except InvalidRule as error:
+        raise bad_input(f"--{error}", "INVALID_RULE") from error
+    print(one_line_json(allocation_json(short, idle)) if as_json else allocation_text(short, idle))
 
 
 @bench.command()

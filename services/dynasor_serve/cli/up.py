@@ -58,6 +58,9 @@ def up(
     ordering: Annotated[
         str, typer.Option(help=f"Whose calls go next: {', '.join(ordering_names())}.")
     ] = "gang-shortest",
+    schedulers: Annotated[
+        int, typer.Option(min=1, max=5, help="How many: one is active, the others stand by for it.")
+    ] = 1,
     redis_url: Annotated[
         str, typer.Option(envvar="DYNASOR_REDIS_URL", help="A running Redis instead of our own: redis://HOST:PORT/0.")
     ] = "",
@@ -78,6 +81,7 @@ def up(
         data=data or default_data(),
         gateway_port=port,
         redis_url=redis_url,
+        schedulers=schedulers,
         environment={"DYNASOR_SCHEDULER_ORDERING": ordering},
         log_level=log_level.upper(),
     )

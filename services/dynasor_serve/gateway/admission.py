@@ -61,7 +61,7 @@ class _Admitted(NamedTuple):
     """What this gateway has let into a pool since its figures were told."""
 
     told_at: float
-    programs: Counter[QueryClass]
+    calls: Counter[QueryClass]  # that programs begin with
 
 
 class Admission:
@@ -89,9 +89,8 @@ class Admission:
         if not rules.by_deadline or is_patient or load is None or now - load.told_at > rules.stale_seconds:
             return
         admitted = self._admitted.get(pool.name)
-        since = admitted.programs if admitted is not None and admitted.told_at == load.told_at else _NOBODY
-        unclaimed = self._live.of_pool(pool.name) - load.live_programs - sum(since.values())
-        wait_seconds = predicted_wait_seconds(load, query.query_class, since, max(0, unclaimed))
+        since = admitted.calls if admitted is not None and admitted.told_at == load.told_at else _NOBODY
+        wait_seconds = predicted_wait_seconds(load, query.query_class, since, self._live.unclaimed(pool.name))
         late_seconds = wait_seconds + load.seconds_per_call - query.deadline_seconds
         if wait_seconds > 0 and late_seconds > 0:
             retry_seconds = _bounded(late_seconds)
@@ -118,22 +117,25 @@ class Admission:
             budget=None if tokens is None else TokenBudget(tokens, rules.budget_window_seconds),
         )
 
-    def enter(self, query: Query, pool: KnownPool, shard: Shard) -> None:
-        """Counts a query that is about to be accepted: many may come between two looks at the pool."""
+    def enter(self, query: Query, pool: KnownPool, shard: Shard, calls: int) -> None:
+        """Counts a query that is about to be accepted and the calls that it begins with.
+
+        Many may come between two looks at the pool.
+        """
         self._live.add(pool.name, shard, 1)
         if pool.load is None:
             return
         admitted = self._admitted.get(pool.name)
         if admitted is None or admitted.told_at != pool.load.told_at:
             admitted = self._admitted[pool.name] = _Admitted(pool.load.told_at, Counter())
-        admitted.programs[query.query_class] += 1
+        admitted.calls[query.query_class] += calls
 
-    def leave(self, query: Query, pool: KnownPool, shard: Shard) -> None:
+    def leave(self, query: Query, pool: KnownPool, shard: Shard, calls: int) -> None:
         """Takes back an `enter`: the query was not accepted."""
         self._live.add(pool.name, shard, -1)
         admitted = self._admitted.get(pool.name)
         if admitted is not None and pool.load is not None and admitted.told_at == pool.load.told_at:
-            admitted.programs[query.query_class] -= 1
+            admitted.calls[query.query_class] -= calls
 
     def refusal(self, acceptance: Acceptance, query: Query, pool: KnownPool, shard: Shard) -> ServiceError:
         """The error for a status that refuses: the bound, the present figure, and when it pays to come back."""
@@ -174,22 +176,26 @@ class Admission:
 
 
 def predicted_wait_seconds(
-    load: PoolLoad, query_class: QueryClass, admitted: Mapping[QueryClass, int], unclaimed: int
+    load: PoolLoad, query_class: QueryClass, admitted: Mapping[QueryClass, int], unclaimed: float
 ) -> float:
     """How long a program of a class that arrived now would wait for its first call.
 
-    What the scheduler predicted when it was asked, and what came since: programs of the same or a more urgent class
-    fill the places that were free; each of the rest is ahead with a program's mean tokens at the pool's rate.
+    What the scheduler predicted when it was asked, and what came since: calls of the same or a more urgent class fill
+    the places that were free, and the rest of them are ahead. They are those that programs begin with: what follows
+    them is seen at the next look. Programs without a tracker wait until so many others have ended.
 
     Args:
-        admitted: class -> programs that were admitted since.
+        admitted: class -> calls that programs began with which were admitted since.
         unclaimed: programs that wait for a tracker. Trackers keep places for interactive ones, which pass them.
     """
     urgency = _URGENCY[query_class]
     ahead = sum(number for each, number in admitted.items() if _URGENCY[each] <= urgency)
+    wait_seconds = load.wait_seconds[query_class]
+    if load.places:
+        wait_seconds += max(0, ahead - load.free_places) * load.seconds_per_call / load.places
     if query_class is not QueryClass.INTERACTIVE:
-        ahead += unclaimed
-    return load.wait_seconds[query_class] + max(0, ahead - load.free_places) * load.seconds_per_program
+        wait_seconds += unclaimed * load.seconds_per_program
+    return wait_seconds
 
 
 def _bounded(seconds: float) -> float:

@@ -148,8 +148,9 @@ def _algorithm_from(message: pb.Algorithm) -> str:
     if message.WhichOneof("kind") == "type_string":
         return message.type_string
     typed = message.self_consistency
-    names = ("max_samples", "width", "idle_width")
-    settings = [f"{name}={getattr(typed, name)}" for name in names if typed.HasField(name)]
+    settings = [
+        f"{name}={getattr(typed, name)}" for name in ("max_samples", "width", "idle_width") if typed.HasField(name)
+    ]
     return ":".join([SelfConsistencyParameters.name, *filter(None, [",".join(settings)])])
 
 

@@ -1,4 +1,6 @@
-"""How many programs of each pool are live, over all shards: looked up now and then, and counted on in between.
+"""How many programs of each pool are live, and how many wait for a tracker, over all shards.
+
+Looked up now and then, and counted on in between.
 
 No script can count over shards, which are slots of their own in a Redis Cluster. So a query's own shard is counted
 exactly, by the script that accepts it, and the others as they were at the last look.
@@ -23,6 +25,7 @@ class LivePrograms:
         self._log = log
         self._refresh_seconds = refresh_seconds
         self._counts: dict[str, dict[Shard, int]] = {}  # pool name -> shard -> programs
+        self._queued = self._queued_before = 0  # programs, at the last two looks
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -33,7 +36,8 @@ class LivePrograms:
                 logger.debug("live programs cannot be counted", extra={"cause": str(error)})
             else:
                 self._counts = {}
-                for shard, pools in found.items():
+                self._queued_before, self._queued = self._queued, found.queued
+                for shard, pools in found.by_pool.items():
                     for pool, number in pools.items():
                         self._counts.setdefault(pool, {})[shard] = number
             await asyncio.sleep(self._refresh_seconds)
@@ -41,6 +45,14 @@ class LivePrograms:
     def of_pool(self, pool: str) -> int:
         """All of a pool."""
         return sum(self._counts.get(pool, {}).values())
+
+    def unclaimed(self, pool: str) -> float:
+        """Programs of a pool that trackers have no place for: its part of those that waited at two looks in a row.
+
+        Whatever has just been accepted waits for a moment, and says nothing.
+        """
+        queued = min(self._queued, self._queued_before)
+        return queued * self.of_pool(pool) / max(1, sum(map(self.of_pool, self._counts))) if queued else 0.0
 
     def elsewhere(self, pool: str, shard: Shard) -> int:
         """Those of a pool in other shards."""

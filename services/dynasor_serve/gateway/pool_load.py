@@ -19,16 +19,16 @@ class PoolLoad:
         wait_seconds: class -> how long a program that arrived then would wait for its first call.
         seconds_per_call: mean, of calls that finished lately.
         seconds_per_program: between the ends of two programs, at the rate at which the pool works while it is busy.
-        free_places: calls that could start at once.
-        live_programs: programs that trackers have, as the scheduler knows.
+        places: calls that ready workers can run at once.
+        free_places: those of them that were free, and that no call waited for.
     """
 
     told_at: float
     wait_seconds: Mapping[QueryClass, float]
     seconds_per_call: float = 0.0
     seconds_per_program: float = 0.0
+    places: int = 0
     free_places: int = 0
-    live_programs: int = 0
 
 
 def load_from(demand: pb.PoolDemand, told_at: float) -> PoolLoad:
@@ -50,8 +50,8 @@ def load_from(demand: pb.PoolDemand, told_at: float) -> PoolLoad:
         },
         seconds_per_call=_known(demand.seconds_per_call),
         seconds_per_program=_known(tokens_per_program / rate) if rate else 0.0,
+        places=max(0, demand.places),
         free_places=max(0, demand.places - demand.running_calls - demand.waiting_calls),
-        live_programs=live,
     )
 
 

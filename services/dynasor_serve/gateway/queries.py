@@ -142,7 +142,7 @@ class Queries:
             with _typed():
                 fingerprint = _fingerprint(query) if query.idempotency_key else ""
                 try:
-                    admitted, pool = await self._admitted(query)
+                    admitted, pool, calls = await self._admitted(query)
                     self._admission.check_deadline(admitted, pool, time.monotonic())
                 except (ServiceError, InvalidQuery):
                     # What would be refused now may have been accepted before, and have an answer.
@@ -150,13 +150,13 @@ class Queries:
                     if earlier is None:
                         raise
                     return Receipt(earlier, first=None)
-                return await self._accept(query_id, admitted, pool, fingerprint)
+                return await self._accept(query_id, admitted, pool, calls, fingerprint)
         except ServiceError as error:
             self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
             raise
 
-    async def _admitted(self, query: Query) -> tuple[Query, KnownPool]:
-        """The query as it will run, and its pool."""
+    async def _admitted(self, query: Query) -> tuple[Query, KnownPool, int]:
+        """The query as it will run, its pool, and how many calls it begins with."""
         parameters = parse_algorithm(query.algorithm)
         chosen = query.sampling.max_tokens != TOKENS_OF_THE_POOL
         if not chosen:
@@ -171,8 +171,10 @@ class Queries:
             query = _with_max_tokens(query, max(1, context // 2))
         query = replace(query, model=pool.model, reward=await self._reward(query, parameters))
         chain_rule = query.chain_rule and str(_chain_rule(query.chain_rule))
-        parameters.start(query)  # refuses what does not fit
-        return replace(query, rule=str(parse_rule(query.rule)), chain_rule=chain_rule), pool
+        program = parameters.start(query)  # refuses what does not fit
+        wanted = program.wanted(frozenset())
+        calls = len(wanted) - program.speculative(wanted)
+        return replace(query, rule=str(parse_rule(query.rule)), chain_rule=chain_rule), pool, calls
 
     async def _reward(self, query: Query, parameters: AlgorithmParameters) -> RewardParameters | None:
         """Who judges: as asked for; else the only reward model that is deployed; else the model itself."""
@@ -191,17 +193,17 @@ class Queries:
         pool = await self._pools.reward_pool_for(reward.model)
         return replace(reward, pool=pool.name, model=pool.model)
 
-    async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool, fingerprint: str) -> Receipt:
+    async def _accept(self, query_id: QueryId, query: Query, pool: KnownPool, calls: int, fingerprint: str) -> Receipt:
         event = Accepted(query=query, pool=pool.name, accepted_at_ms=_now_ms())
         shard, status = keys.shard_of(query_id), None
         limits = self._admission.limits(query, pool, shard)
-        self._admission.enter(query, pool, shard)
+        self._admission.enter(query, pool, shard, calls)
         try:
             acceptance = await self._log.accept(query_id, event, fingerprint, limits)
             status = acceptance.status
         finally:
             if status is not AcceptStatus.ACCEPTED:
-                self._admission.leave(query, pool, shard)
+                self._admission.leave(query, pool, shard, calls)
         match status:
             case AcceptStatus.ACCEPTED:
                 self._metrics.increment(

@@ -59,8 +59,8 @@ class GatewaySettings(StatefulSettings):
         default=300.0,
         ge=0,
         description="How long a batch's query is offered again while it is refused for a passing reason (no ready "
-        "worker, no Redis): nobody waits for it, so it waits. Where there is too much to do already, it is offered for as long "
-        "as its deadline would let it run, if that is longer.",
+        "worker, no Redis): nobody waits for it, so it waits. Where there is too much to do already, it is offered for "
+        "as long as its deadline would let it run, if that is longer.",
     )
     idempotency_ttl_seconds: int = Field(default=24 * 3600, ge=1, description="How long an idempotency key is known.")
     final_ttl_seconds: int = Field(

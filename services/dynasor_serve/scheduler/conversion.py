@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
-from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, Want
+from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, ProgramEnd, Want
+from dynasor_serve.scheduling.load import Demand
 from dynasor_serve.scheduling.placement import Worker, WorkerState
 
 _CALL_ENDS = {
@@ -12,6 +15,14 @@ _CALL_ENDS = {
     pb.CALL_END_WORKER_FAILED: CallEnd.WORKER_FAILED,
     pb.CALL_END_NOT_STARTED: CallEnd.NOT_STARTED,
     pb.CALL_END_REFUSED: CallEnd.REFUSED,
+}
+_DEMAND_FIELDS = tuple(field.name for field in fields(Demand))
+_PROGRAM_ENDS = {
+    pb.PROGRAM_END_COMPLETED: ProgramEnd.COMPLETED,
+    pb.PROGRAM_END_DEADLINE: ProgramEnd.DEADLINE,
+    pb.PROGRAM_END_CANCELLED: ProgramEnd.CANCELLED,
+    pb.PROGRAM_END_FAILED: ProgramEnd.FAILED,
+    pb.PROGRAM_END_RELEASED: ProgramEnd.RELEASED,
 }
 _WORKER_STATES = {
     WorkerState.STARTING: pb.WORKER_STATE_STARTING,
@@ -51,6 +62,12 @@ def call_end_from(message: pb.EndedCall) -> tuple[CallId, CallEnd, int]:
     return call, _CALL_ENDS.get(message.end, CallEnd.CANCELLED), message.tokens
 
 
+def program_ends_from(message: pb.CoordinateRequest) -> dict[str, ProgramEnd | None]:
+    """Programs that are withdrawn, and how they ended, as far as their tracker says."""
+    ends = {gone.query_id: _PROGRAM_ENDS.get(gone.end) for gone in message.withdrawals}
+    return {program: ends.get(program) for program in message.withdrawn}
+
+
 def grant_message(grant: Grant, pool: str, epoch: int) -> pb.Grant:
     """A grant for the wire."""
     return pb.Grant(
@@ -77,3 +94,8 @@ def worker_message(worker: Worker) -> pb.Worker:
         message=worker.message,
         engine=worker.engine,
     )
+
+
+def demand_message(pool: str, demand: Demand) -> pb.PoolDemand:
+    """The demand of a pool for the wire, where its fields have the same names."""
+    return pb.PoolDemand(pool=pool, **{name: getattr(demand, name) for name in _DEMAND_FIELDS})

@@ -7,27 +7,50 @@ trackers' outboxes. It carries no tokens and keeps no log: a new active schedule
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
-from dynasor_serve.scheduler.conversion import call_end_from, grant_message, want_from, worker_message
+from dynasor_serve.scheduler.conversion import (
+    call_end_from,
+    demand_message,
+    grant_message,
+    program_ends_from,
+    want_from,
+    worker_message,
+)
 from dynasor_serve.scheduling.demand import CallId
 from dynasor_serve.scheduling.fairness import Fairness
+from dynasor_serve.scheduling.load import Demand, PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import WorkerState
 from dynasor_serve.scheduling.pool import Pool
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
 
+_DEMAND_GAUGES = {  # metric -> field of `Demand`
+    catalogue.OUTSTANDING_TOKENS: "outstanding_tokens",
+    catalogue.ARRIVING_TOKENS: "arriving_tokens_per_second",
+    catalogue.DRAINED_TOKENS: "drained_tokens_per_second",
+    catalogue.WORKER_TOKENS: "tokens_per_second_per_worker",
+    catalogue.PREDICTED_WAIT: "predicted_wait_seconds",
+    catalogue.SLO_ATTAINMENT: "slo_attainment",
+    catalogue.MISSES_TO_COME: "misses_to_come",
+}
+_MOST_TIME_FOR_DEMAND = 0.05  # share of the time, however many programs are live and however many ask
+
 
 @dataclass(slots=True)
 class ServedPool:
-    """A pool and what is known of its model."""
+    """A pool, what is asked of it, and what is known of its model."""
 
     model: str
     pool: Pool
+    load: PoolLoad
     max_model_len: int = 0  # tokens; 0 where unknown
+    demand: Demand | None = None  # the latest
+    demand_until: float = 0.0  # seconds; when it is too old
 
 
 @dataclass(slots=True)
@@ -57,6 +80,7 @@ class Pools:
         self._pool_of: dict[CallId, str] = {}  # granted call -> pool name
         self._reported: set[tuple[str, str]] = set()  # (pool, worker) with a series of its own
         self._is_settling = False  # trackers are about to restate what runs
+        self._resignation = asyncio.Event()
         self.epoch = 0  # 0 while not active
 
     # --- workers ---
@@ -96,10 +120,15 @@ class Pools:
                 waiting_calls=served.pool.waiting_calls,
                 max_model_len=served.max_model_len,
                 epoch=self.epoch,
+                demand=demand_message(name, self._demand(served)),
             )
             for name, served in sorted(self._served.items())
             if served.model
         ]
+
+    def demands(self) -> list[pb.PoolDemand]:
+        """The demands of all pools by name, those included that have never had a worker."""
+        return [demand_message(name, self._demand(served)) for name, served in sorted(self._served.items())]
 
     # --- trackers ---
 
@@ -115,6 +144,7 @@ class Pools:
         """Active from now on; grants wait for `settle`, so that running calls find their places still theirs."""
         self.epoch = epoch
         self._is_settling = True
+        self._resignation.clear()
 
     def settle(self) -> None:
         """Trackers had the time to restate: grants what is possible by now."""
@@ -124,8 +154,15 @@ class Pools:
     def resign(self) -> None:
         """No longer active: trackers turn to whoever is next. No stream of theirs to an engine is cut."""
         self.epoch = 0
+        self._resignation.set()
         for session in self._sessions.values():
             session.end()
+
+    async def resigned(self, timeout_seconds: float) -> None:
+        """Returns when this scheduler is no longer active, or after so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._resignation.wait()
 
     def close_session(self, session: TrackerSession) -> None:
         """Ends a conversation. A newer one of the same tracker stays."""
@@ -148,11 +185,20 @@ class Pools:
             pool = self._pool_of.pop(call, None)
             if pool is not None:
                 self._served[pool].pool.ended(call, end, tokens)
-        for program in message.withdrawn:
+                self._served[pool].load.ended(call, end, tokens, now)
+        unix_ms = time.time_ns() // 1_000_000
+        for program, program_end in program_ends_from(message).items():
             for served in self._served.values():
                 served.pool.withdraw(session.tracker, program)
+                served.load.withdrawn(session.tracker, program, program_end, now, unix_ms)
+        restated_ms = unix_ms if message.tracker else None  # the first message of a conversation states everything
         for want in map(want_from, message.wants):
-            self._pool(want.pool).pool.want(session.tracker, want, now)
+            served = self._pool(want.pool)
+            served.pool.want(session.tracker, want, now)
+            served.load.want(session.tracker, want, now, restated_ms)
+        for running in message.running:  # of programs that are known by now
+            call = CallId(running.query_id, running.branch, running.attempt)
+            self._served[running.pool].load.restated(call, running.worker, now)
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -163,6 +209,7 @@ class Pools:
         for name, served in self._served.items():
             for grant in served.pool.grants(now):
                 self._pool_of[grant.call] = name
+                served.load.granted(grant.call, grant.worker, now)
                 session = self._sessions[grant.tracker]
                 session.grants.append(grant_message(grant, name, self.epoch))
                 session.wakeup.set()
@@ -187,16 +234,36 @@ class Pools:
                 self._metrics.set(catalogue.RUNNING_CALLS, len(worker.in_flight), pool=name, worker=worker.name)
             for state, number in states.items():
                 self._metrics.set(catalogue.WORKERS, number, pool=name, state=state.value)
+            # A scheduler that stands by knows nothing of the demand; what it knew before would mislead.
+            demand = self._demand(served) if self.epoch else None
+            for spec, field_name in _DEMAND_GAUGES.items():
+                if demand is None:
+                    self._metrics.remove(spec, pool=name)
+                else:
+                    self._metrics.set(spec, getattr(demand, field_name), pool=name)
+
+    def _demand(self, served: ServedPool) -> Demand:
+        """The demand of a pool; a little old where telling it takes long, so that it never takes much of the time."""
+        now = time.monotonic()
+        if served.demand is None or now >= served.demand_until:
+            pool = served.pool
+            unix_ms = time.time_ns() // 1_000_000
+            served.demand = served.load.demand(pool.workers, pool.longest_wait(now), now, unix_ms)
+            served.demand_until = now + (time.monotonic() - now) / _MOST_TIME_FOR_DEMAND
+        return served.demand
 
     def _pool(self, name: str) -> ServedPool:
         served = self._served.get(name)
         if served is None:
             # A want for a pool that nobody has registered yet waits: after a fail-over trackers may come first.
-            pool = Pool(parse_ordering(self._ordering), self._fairness)
-            served = self._served[name] = ServedPool(model="", pool=pool)
+            ordering = parse_ordering(self._ordering)
+            pool = Pool(ordering, self._fairness)
+            served = self._served[name] = ServedPool(model="", pool=pool, load=PoolLoad(ordering))
         return served
 
     def _forget(self, tracker: str) -> None:
+        now = time.monotonic()
         for served in self._served.values():
+            served.load.tracker_gone(tracker, now)
             for call in served.pool.tracker_gone(tracker):
                 self._pool_of.pop(call, None)

@@ -15,6 +15,8 @@ from dynasor_serve.scheduler.health import WorkerHealth
 from dynasor_serve.scheduler.pools import Pools, TrackerSession
 
 DEFAULT_MAX_IN_FLIGHT = 64
+DEFAULT_INTERVAL_SECONDS = 1.0  # between two demands
+LEAST_INTERVAL_SECONDS, MOST_INTERVAL_SECONDS = 0.1, 3600.0
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
@@ -86,6 +88,23 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> pb.ListPoolsResponse:
         self._require_active()
         return pb.ListPoolsResponse(pools=self._pools.messages())
+
+    async def WatchDemand(
+        self,
+        request: pb.WatchDemandRequest,
+        context: grpc.aio.ServicerContext[pb.WatchDemandRequest, AsyncIterator[pb.WatchDemandResponse]],
+    ) -> AsyncIterator[pb.WatchDemandResponse]:
+        interval_seconds = request.interval_seconds or DEFAULT_INTERVAL_SECONDS
+        if not LEAST_INTERVAL_SECONDS <= interval_seconds <= MOST_INTERVAL_SECONDS:
+            message = (
+                f"interval_seconds {request.interval_seconds:g} is out of range; give {LEAST_INTERVAL_SECONDS:g} to "
+                f"{MOST_INTERVAL_SECONDS:g}, or 0 for {DEFAULT_INTERVAL_SECONDS:g}"
+            )
+            raise ServiceError(Reason.MALFORMED_REQUEST, message, field="interval_seconds")
+        while True:
+            self._require_active()
+            yield pb.WatchDemandResponse(demands=self._pools.demands())
+            await self._pools.resigned(interval_seconds)
 
     def _require_active(self) -> None:
         if not self._pools.epoch:

@@ -60,8 +60,7 @@ class Want:
     prompt_tokens: float = 0.0  # mean prompt tokens of its calls; 0 where unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """One call may start on one worker."""
 
     tracker: str

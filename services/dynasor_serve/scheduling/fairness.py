@@ -44,11 +44,11 @@ class Trickle:
         self._due_after = grants - 2
         self._passed = [0] * classes  # rank -> grants to others while it waited
 
-    def due(self, waits: Sequence[bool]) -> int | None:
-        """The class that was passed over longest, if it is due. `waits` says of each class whether any call waits."""
+    def due(self, waits: Sequence[object | None]) -> int | None:
+        """The class that was passed over longest, if it is due. `waits` has something for each class that waits."""
         passed, due = self._passed, None
         for rank, waiting in enumerate(waits):
-            if not waiting:
+            if waiting is None:
                 passed[rank] = 0
             elif passed[rank] >= self._due_after and (due is None or passed[rank] > passed[due]):
                 due = rank

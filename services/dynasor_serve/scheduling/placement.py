@@ -7,7 +7,6 @@ Only what this scheduler has granted and not heard the end of counts: nobody ask
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,8 +17,8 @@ from dynasor_serve.scheduling.lazy_heap import LazyHeap
 OVERLOADED_TIMES = 2
 # … and is also ahead of it by more calls like the one to be placed than this share of its places.
 OVERLOADED_SHARE = 0.5
-# This share of a worker's places, rounded up, is not given to speculation: a needed call finds one of them at once.
-RESERVED_SHARE = 0.25
+# One of so many of a worker's places, rounded up, is not given to speculation: a needed call finds it free.
+RESERVED_ONE_OF = 4
 
 
 class WorkerState(StrEnum):
@@ -46,12 +45,15 @@ class Worker:
     in_flight: dict[CallId, int] = field(default_factory=dict)  # call -> its work in tokens
     work: int = 0  # of all that is in flight; integers, so that what is added and taken away again leaves nothing
 
-    def has_room(self, speculative: bool = False) -> bool:
-        """Whether it takes one more call. Speculation leaves the reserved places free."""
-        places = self.max_in_flight
-        if speculative:
-            places -= math.ceil(RESERVED_SHARE * places)
-        return len(self.in_flight) < places and self.state is WorkerState.READY
+    @property
+    def free_places(self) -> int:
+        """How many more calls it takes."""
+        return self.max_in_flight - len(self.in_flight) if self.state is WorkerState.READY else 0
+
+    @property
+    def reserved_places(self) -> int:
+        """So many of its places speculation leaves free."""
+        return -(-self.max_in_flight // RESERVED_ONE_OF)
 
 
 def work_of(tokens_per_branch: float, prompt_tokens: float) -> int:
@@ -74,8 +76,9 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """The worker's state, places or calls in flight have changed."""
-        for heap, speculative in ((self._with_room, False), (self._with_spare_room, True)):
-            if worker.has_room(speculative):
+        free = worker.free_places
+        for heap, has_room in ((self._with_room, free > 0), (self._with_spare_room, free > worker.reserved_places)):
+            if has_room:
                 heap.put(worker, worker.work, worker.name)
             else:
                 heap.discard(worker)
@@ -90,6 +93,6 @@ class Placement:
         A full home is not waited for: a place that is free now is worth more than a prompt read twice.
         """
         least_loaded = self.least_loaded(speculative)
-        if home is None or least_loaded is None or not home.has_room(speculative):
+        if home is None or least_loaded is None or home.free_places <= (home.reserved_places if speculative else 0):
             return least_loaded
         return least_loaded if is_overloaded(home, least_loaded, work) else home

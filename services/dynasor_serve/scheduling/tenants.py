@@ -6,7 +6,7 @@ had nothing to ask for starts at the present virtual time, so idle time is neith
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 
 
 class TenantShares:
@@ -38,7 +38,7 @@ class TenantShares:
         """Adds tokens to what a tenant has been served, or takes back some that it was not."""
         self._virtual_times[tenant] = self.virtual_time(tenant) + tokens / self._weights.get(tenant, 1.0)
 
-    def forget_all_but(self, tenants: Collection[str]) -> None:
+    def forget_all_but(self, tenants: Container[str]) -> None:
         """Forgets those at or before the present, who would start there anyway, except the named."""
         self._virtual_times = {
             tenant: time for tenant, time in self._virtual_times.items() if time > self._now or tenant in tenants

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dynasor_serve.scheduling.demand import CallId, Want
+from dynasor_serve.scheduling.demand import CLASSES, CallId, Want
 from dynasor_serve.scheduling.placement import Worker
 
 
@@ -23,6 +23,7 @@ class Line:
     """The calls of one program in one tier. They queue as one, by the key of the first."""
 
     program: WaitingProgram
+    rank: int  # where it queues: its class, behind all that is needed if it speculates
     is_speculative: bool
     calls: list[WaitingCall] = field(default_factory=list)  # by arrival, the first one last: it is taken from there
 
@@ -34,7 +35,10 @@ class Line:
 
 @dataclass(slots=True, eq=False)
 class WaitingProgram:
-    """One program of one tracker, from its first want until it is withdrawn; mostly some of its calls wait."""
+    """One program of one tracker, from its first want until it is withdrawn; mostly some of its calls wait.
+
+    Its wants change, but their class and tenant do not.
+    """
 
     tracker: str
     want: Want
@@ -46,4 +50,5 @@ class WaitingProgram:
     home: Worker | None = None  # the worker that has its prefixes; of programs whose calls share them
 
     def __post_init__(self) -> None:
-        self.needed, self.speculative = Line(self, False), Line(self, True)
+        self.needed = Line(self, self.want.class_rank, is_speculative=False)
+        self.speculative = Line(self, self.want.class_rank + CLASSES, is_speculative=True)

@@ -34,7 +34,7 @@ class WaitingQueue:
             self._backlog = TenantBacklog(TenantShares(fairness.tenant_weights))
         self._trickle = Trickle(fairness.trickle_grants, CLASSES)
         self._passed_over = PassedOver[WaitingProgram](fairness.longest_wait_shares)
-        self._ageing = [Ageing[WaitingCall](fairness.longest_wait_seconds) for _ in NEEDED]
+        self._ageing = [Ageing[WaitingCall](fairness.longest_wait_seconds) for _ in range(CLASSES)]
         # While a lease changes hands, two trackers may want the same program.
         self._programs: dict[tuple[str, str], WaitingProgram] = {}  # (tracker, program) -> its want
         self._calls = 0
@@ -105,8 +105,8 @@ class WaitingQueue:
 
     def first(self, now: float) -> WaitingCall | None:
         """The call that goes next; None where none waits. `now` in seconds of steady time."""
-        needed = [self._backlog.first(rank) for rank in NEEDED]
-        due = self._trickle.due([line is not None for line in needed])
+        needed = self._backlog.firsts(NEEDED)
+        due = self._trickle.due(needed)
         if due is None:
             passed_over = self._passed_over.due()
             if passed_over is not None:
@@ -114,8 +114,7 @@ class WaitingQueue:
         for rank, line in enumerate(needed):
             if line is not None and due in (None, rank):
                 return self._ageing[rank].due(now) or line.first
-        speculative = map(self._backlog.first, SPECULATIVE)
-        return next((line.first for line in speculative if line is not None), None)
+        return next((line.first for line in self._backlog.firsts(SPECULATIVE) if line is not None), None)
 
     def granted(self, waiting: WaitingCall) -> None:
         """A call was granted."""
@@ -136,7 +135,7 @@ class WaitingQueue:
         else:
             line.calls.remove(waiting)
         if not line.is_speculative:
-            self._ageing[program.want.class_rank].gone(waiting)
+            self._ageing[line.rank].gone(waiting)
         self._requeue(line)
 
     def charge(self, tenant: str, tokens: float) -> None:
@@ -153,11 +152,12 @@ class WaitingQueue:
     ) -> None:
         """Makes a line of these calls; takes those that waited already, in either tier, out of `known`."""
         program, ageing = line.program, self._ageing[line.program.want.class_rank]
+        waits = program.waiting
         lined_up = []
         for call in calls:
             waiting = known.pop(call, None)
             if waiting is None:
-                if call in running or call in program.waiting:
+                if call in running or call in waits:
                     continue
                 waiting = WaitingCall(call, next(self._arrivals), now, line)
                 if not line.is_speculative:
@@ -168,10 +168,12 @@ class WaitingQueue:
                     ageing.gone(waiting)
                 else:
                     ageing.waits(waiting, now)
-            program.waiting[call] = waiting
+            waits[call] = waiting
             lined_up.append(waiting)
         lined_up.sort(key=_by_arrival, reverse=True)
         line.calls = lined_up
+        if lined_up and not line.is_speculative:
+            self._passed_over.waits(program)
         self._requeue(line)
 
     def _requeue(self, line: Line) -> None:
@@ -183,10 +185,8 @@ class WaitingQueue:
                 self._passed_over.gone(program)
             return
         # Of the calls that the want names, so many have been granted since, or are needed before.
-        position = max(
-            0, len(program.want.calls) - len(line.calls) - (0 if line.is_speculative else program.want.speculative)
-        )
-        key = self._ordering.key(program.want, line.first.arrival, program.tokens_per_branch, position)
+        want = program.want
+        behind = len(line.calls) if line.is_speculative else len(line.calls) + want.speculative
+        position = max(0, len(want.calls) - behind)
+        key = self._ordering.key(want, line.first.arrival, program.tokens_per_branch, position)
         self._backlog.put(line, key)
-        if not line.is_speculative:
-            self._passed_over.waits(program)

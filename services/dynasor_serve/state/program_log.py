@@ -143,6 +143,14 @@ class Snapshot:
     certaindex: float
 
 
+@dataclass(frozen=True, slots=True)
+class LiveCounts:
+    """How many programs are not final."""
+
+    by_pool: dict[Shard, dict[str, int]]  # shard -> pool -> how many
+    queued: int  # of all pools, those that no tracker has
+
+
 class ProgramLog:
     """All programs, in one Redis."""
 
@@ -365,19 +373,21 @@ class ProgramLog:
         query_id, known = (_bytes(value or b"").decode() for value in found)
         return QueryId(query_id) if query_id and known == fingerprint else None
 
-    async def live_programs(self) -> dict[Shard, dict[str, int]]:
-        """Programs that are not final: shard -> pool -> how many."""
+    async def live_programs(self) -> LiveCounts:
+        """Counts the programs that are not final, in one round trip."""
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for shard in keys.SHARDS:
                     pipeline.hgetall(keys.live(shard))
+                    pipeline.zcard(keys.queue(shard))
                 replies = await pipeline.execute()
         except RedisError as error:
             raise translated(error, "counting live programs") from error
-        return {
+        by_pool = {
             shard: {_bytes(pool).decode(): int(number) for pool, number in reply.items()}
-            for shard, reply in zip(keys.SHARDS, replies, strict=True)
+            for shard, reply in zip(keys.SHARDS, replies[::2], strict=True)
         }
+        return LiveCounts(by_pool, queued=sum(map(int, replies[1::2])))
 
     async def snapshots(self, query_ids: Sequence[QueryId]) -> list[Snapshot | CorruptRecord | None]:
         """Programs of one tenant, all at the same moment and in one round trip.

@@ -239,6 +239,55 @@ WORKERS = MetricSpec(
     labels=("pool", "state"),
     process="scheduler",
 )
+OUTSTANDING_TOKENS = MetricSpec(
+    name="dynasor_scheduler_outstanding_tokens",
+    kind="gauge",
+    help="Completion tokens that live programs will still take, predicted from their Certaindex.",
+    labels=("pool",),
+    process="scheduler",
+)
+ARRIVING_TOKENS = MetricSpec(
+    name="dynasor_scheduler_arriving_tokens_per_second",
+    kind="gauge",
+    help="Completion tokens per second that arriving programs are predicted to take.",
+    labels=("pool",),
+    process="scheduler",
+)
+DRAINED_TOKENS = MetricSpec(
+    name="dynasor_scheduler_drained_tokens_per_second",
+    kind="gauge",
+    help="Completion tokens per second of calls that ended.",
+    labels=("pool",),
+    process="scheduler",
+)
+WORKER_TOKENS = MetricSpec(
+    name="dynasor_scheduler_worker_tokens_per_second",
+    kind="gauge",
+    help="Completion tokens per second of one worker with all its places busy; 0 where nothing was measured yet.",
+    labels=("pool",),
+    process="scheduler",
+)
+PREDICTED_WAIT = MetricSpec(
+    name="dynasor_scheduler_predicted_wait_seconds",
+    kind="gauge",
+    help="Seconds that a standard program arriving now would wait for its first call.",
+    labels=("pool",),
+    process="scheduler",
+)
+SLO_ATTAINMENT = MetricSpec(
+    name="dynasor_scheduler_slo_attainment",
+    kind="gauge",
+    help="Share, in [0, 1], of the programs that ended in the last five minutes which ended before their deadline.",
+    labels=("pool",),
+    process="scheduler",
+)
+MISSES_TO_COME = MetricSpec(
+    name="dynasor_scheduler_misses_to_come",
+    kind="gauge",
+    help="Live programs that are predicted to miss their deadline.",
+    labels=("pool",),
+    process="scheduler",
+)
 
 METRICS: tuple[MetricSpec, ...] = (
     QUERIES_ACCEPTED,
@@ -265,6 +314,13 @@ METRICS: tuple[MetricSpec, ...] = (
     GRANTS,
     GRANT_WAIT_SECONDS,
     WORKERS,
+    OUTSTANDING_TOKENS,
+    ARRIVING_TOKENS,
+    DRAINED_TOKENS,
+    WORKER_TOKENS,
+    PREDICTED_WAIT,
+    SLO_ATTAINMENT,
+    MISSES_TO_COME,
 )
 
 

@@ -24,7 +24,7 @@ from dynasor_serve.programs.events import (
 )
 from dynasor_serve.programs.program import Directive, Program, directive
 from dynasor_serve.programs.query import Branch, QueryId
-from dynasor_serve.scheduling.demand import CallEnd
+from dynasor_serve.scheduling.demand import CallEnd, ProgramEnd
 from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
@@ -35,7 +35,7 @@ from dynasor_serve.tracker.gang import Gang, GangTools
 from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.grants import SchedulerLink, Wanted
 from dynasor_serve.tracker.journal import Fenced, Journal
-from dynasor_serve.tracker.reporting import report_outcome
+from dynasor_serve.tracker.reporting import program_end, report_outcome
 from dynasor_serve.tracker.verification import VerifierLink
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class ProgramDriver:
         """
         holding = self.holding
         self.gang.close()
-        self._end()
+        self._end(ProgramEnd.RELEASED)
         return holding
 
     # --- from event to log ---
@@ -192,7 +192,7 @@ class ProgramDriver:
                 outcome = await self._journal.write(self.gang.running_tokens, self.gang.closed)
                 if outcome is not None:
                     report_outcome(self.query_id, outcome, self._tools.metrics)
-                    self._end()
+                    self._end(program_end(self.program, outcome))
                 elif self.program.stop is not None:  # somebody else's record may have ended it
                     self.gang.close()
             except Fenced:
@@ -263,14 +263,14 @@ class ProgramDriver:
 
     # --- the end ---
 
-    def _end(self) -> None:
+    def _end(self, end: ProgramEnd) -> None:
         if self.is_over:
             return
         self.is_over = True
         for timer in (self._deadline, self._lease):
             if timer is not None:
                 timer.cancel()
-        self._tools.scheduler.withdraw(self.query_id)
+        self._tools.scheduler.withdraw(self.query_id, end)
         self._on_end(self)
 
     def _log(self, message: str, error: Exception | None = None) -> None:

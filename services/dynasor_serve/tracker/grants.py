@@ -21,7 +21,7 @@ from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.programs.program import Directive, Program
 from dynasor_serve.programs.query import Branch, QueryClass, QueryId
 from dynasor_serve.rpc.channel import open_channel
-from dynasor_serve.scheduling.demand import CallEnd
+from dynasor_serve.scheduling.demand import CallEnd, ProgramEnd
 from dynasor_serve.tracker.active_scheduler import ActiveScheduler, Activity
 from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.running_call import RunningCall
@@ -39,6 +39,13 @@ _CALL_ENDS = {
     CallEnd.WORKER_FAILED: pb.CALL_END_WORKER_FAILED,
     CallEnd.NOT_STARTED: pb.CALL_END_NOT_STARTED,
     CallEnd.REFUSED: pb.CALL_END_REFUSED,
+}
+_PROGRAM_ENDS = {
+    ProgramEnd.COMPLETED: pb.PROGRAM_END_COMPLETED,
+    ProgramEnd.DEADLINE: pb.PROGRAM_END_DEADLINE,
+    ProgramEnd.CANCELLED: pb.PROGRAM_END_CANCELLED,
+    ProgramEnd.FAILED: pb.PROGRAM_END_FAILED,
+    ProgramEnd.RELEASED: pb.PROGRAM_END_RELEASED,
 }
 
 
@@ -65,7 +72,7 @@ class SchedulerLink:
         self._wants: dict[QueryId, dict[str, Wanted]] = {}  # live program -> pool -> its newest want
         self._news: dict[tuple[QueryId, str], Wanted] = {}  # wants not yet sent
         self._ended: list[pb.EndedCall] = []
-        self._withdrawn: list[str] = []
+        self._withdrawn: list[pb.Withdrawal] = []
         self._wakeup = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._on_grant: Callable[[GrantedCall], None]
@@ -92,13 +99,13 @@ class SchedulerLink:
         )
         self._gather()
 
-    def withdraw(self, query_id: QueryId) -> None:
+    def withdraw(self, query_id: QueryId, end: ProgramEnd) -> None:
         """The program is final or no longer this tracker's."""
         wants = self._wants.pop(query_id, None)
         if wants is not None:
             for pool in wants:
                 self._news.pop((query_id, pool), None)
-            self._withdrawn.append(query_id)
+            self._withdrawn.append(pb.Withdrawal(query_id=query_id, end=_PROGRAM_ENDS[end]))
             self._gather()
 
     def _gather(self) -> None:
@@ -168,7 +175,8 @@ class SchedulerLink:
             message = pb.CoordinateRequest(
                 wants=[_want_message(wanted) for wanted in self._news.values()],
                 ended=self._ended,
-                withdrawn=self._withdrawn,
+                withdrawn=[gone.query_id for gone in self._withdrawn],
+                withdrawals=self._withdrawn,
             )
             self._forget_news()
             await call.write(message)

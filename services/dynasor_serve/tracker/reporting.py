@@ -1,11 +1,13 @@
-"""What a final program adds to the tracker's metrics and log."""
+"""What a final program adds to the tracker's metrics and log, and how it ended as the scheduler sees it."""
 
 from __future__ import annotations
 
 import logging
 
-from dynasor_serve.programs.events import Outcome
+from dynasor_serve.programs.events import Outcome, Phase, StopReason
+from dynasor_serve.programs.program import Program
 from dynasor_serve.programs.query import QueryId
+from dynasor_serve.scheduling.demand import ProgramEnd
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
 
@@ -39,3 +41,13 @@ def report_outcome(query_id: QueryId, outcome: Outcome, metrics: Metrics) -> Non
             "tokens_saved_estimate": ledger.saved_estimate,
         },
     )
+
+
+def program_end(program: Program, outcome: Outcome) -> ProgramEnd:
+    """How a final program ended. One without an answer when its deadline came has failed, but for want of time."""
+    reason = outcome.stop_reason if program.stop is None else program.stop.reason
+    if reason is StopReason.STOP_DEADLINE:
+        return ProgramEnd.DEADLINE
+    if reason is StopReason.CANCELLED:
+        return ProgramEnd.CANCELLED
+    return ProgramEnd.FAILED if outcome.phase is Phase.FAILED else ProgramEnd.COMPLETED

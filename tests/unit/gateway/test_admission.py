@@ -33,15 +33,15 @@ RULES = AdmissionRules(
 QUERY = Query(model="model", rule="even", prompt="What is it?", deadline_seconds=30.0)
 SHARD, OTHER = Shard("00"), Shard("01")
 NOW = 1000.0
-#: A pool without a free place, that ends a program in 2 s.
+#: A pool without a free place, that ends a call in 2 s and a program in 10 s.
 BUSY = PoolLoad(
     told_at=NOW,
     wait_seconds={INTERACTIVE: 1.0, STANDARD: 20.0, BATCH: 100.0},
     seconds_per_call=4.0,
-    seconds_per_program=2.0,
-    live_programs=10,
+    seconds_per_program=10.0,
+    places=2,
 )
-IDLE = replace(BUSY, wait_seconds=dict.fromkeys(QueryClass, 0.0), free_places=3, live_programs=0)
+IDLE = replace(BUSY, wait_seconds=dict.fromkeys(QueryClass, 0.0), places=3, free_places=3, seconds_per_call=6.0)
 
 
 def pool(load: PoolLoad | None) -> KnownPool:
@@ -93,13 +93,13 @@ def test_a_class_waits_for_itself_and_the_more_urgent_ones() -> None:
 def test_what_waits_for_a_tracker_is_ahead_of_all_but_those_for_whom_places_are_kept() -> None:
     waits = {each: predicted_wait_seconds(BUSY, each, {}, 5) for each in QueryClass}
 
-    assert waits == {INTERACTIVE: 1.0, STANDARD: 30.0, BATCH: 110.0}
+    assert waits == {INTERACTIVE: 1.0, STANDARD: 70.0, BATCH: 150.0}
 
 
 def test_free_places_are_filled_first() -> None:
     waits = [predicted_wait_seconds(IDLE, STANDARD, {STANDARD: number}, 0) for number in range(6)]
 
-    assert waits == [0.0, 0.0, 0.0, 0.0, 2.0, 4.0]
+    assert waits == [0.0, 0.0, 0.0, 0.0, 2.0, 4.0], "a place is free every 2 s"
 
 
 @given(
@@ -139,8 +139,8 @@ def test_a_scheduler_that_tells_nonsense_is_not_believed(demand: pb.PoolDemand) 
 
     figures = [*load.wait_seconds.values(), load.seconds_per_call, load.seconds_per_program]
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures)
+    assert load.places >= 0
     assert load.free_places >= 0
-    assert load.live_programs >= 0
 
 
 def test_programs_cost_what_arriving_ones_do_and_else_what_live_ones_still_take() -> None:
@@ -214,30 +214,20 @@ def test_the_setting_turns_it_off(live: LivePrograms) -> None:
 
 
 def test_many_queries_between_two_looks_are_counted_until_the_next(admission: Admission) -> None:
-    """Three fill the free places; each further one is ahead with 2 s; one call takes 4 s and the deadline is in 9 s."""
-    query, idle = replace(QUERY, deadline_seconds=9.0), pool(IDLE)
+    """Programs begin with 3 calls, and each call takes 6 s in one of 3 places; the deadline is in 20 s."""
+    query, idle = replace(QUERY, deadline_seconds=20.0), pool(IDLE)
     admitted = 0
     while refusal(admission, query, IDLE) is None:
-        admission.enter(query, idle, SHARD)
+        admission.enter(query, idle, SHARD, calls=3)
         admitted += 1
-    assert admitted == 3 + 3
+    assert admitted == 4, "the first fills the places, and a fifth would wait for the three after it"
 
-    admission.leave(query, idle, SHARD)
+    admission.leave(query, idle, SHARD, calls=3)
     assert refusal(admission, query, IDLE) is None, "one of them was not accepted after all"
 
-    admission.enter(query, idle, SHARD)
-    told_anew = replace(IDLE, told_at=NOW + 2.0, live_programs=6)
+    admission.enter(query, idle, SHARD, calls=3)
+    told_anew = replace(IDLE, told_at=NOW + 2.0)
     assert refusal(admission, query, told_anew, NOW + 2.0) is None
-
-
-def test_programs_that_no_tracker_has_are_ahead(admission: Admission, live: LivePrograms) -> None:
-    live.add("pool", SHARD, 10)
-    query = replace(QUERY, deadline_seconds=25.0)
-    assert refusal(admission, query, BUSY) is None, "the scheduler knows of all ten"
-
-    live.add("pool", OTHER, 1)
-
-    assert refusal(admission, query, BUSY) is not None
 
 
 # --- bounds ---
@@ -285,17 +275,17 @@ def test_budgets_are_those_of_the_tenant_or_of_all_others(live: LivePrograms) ->
 @pytest.mark.parametrize(
     ("status", "present", "reason", "retry_seconds", "words"),
     [
-        # The pool ends one of its 50 programs in 2 s; a tenant with 25 of them has every second one.
-        (AcceptStatus.TENANT_FULL, 25, Reason.TENANT_FULL, 4.0, "tenant 'default' has 25 live queries; at most 90 "),
+        # The pool ends one of its 50 programs in 10 s; a tenant with 25 of them has every second one.
+        (AcceptStatus.TENANT_FULL, 25, Reason.TENANT_FULL, 20.0, "tenant 'default' has 25 live queries; at most 90 "),
         (
             AcceptStatus.QUEUE_FULL,
             10,
             Reason.QUEUE_FULL,
-            10.0,
+            50.0,
             "10 programs wait for a tracker in shard 00; at most 90",
         ),
         # Five more than a standard query finds room beside: six must end.
-        (AcceptStatus.POOL_FULL, 45, Reason.POOL_FULL, 12.0, "pool 'pool' has 95 live queries; at most 90 while"),
+        (AcceptStatus.POOL_FULL, 45, Reason.POOL_FULL, 60.0, "pool 'pool' has 95 live queries; at most 90 while"),
     ],
 )
 def test_a_refusal_names_the_bound_the_figure_and_when_to_come_back(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Want
 from dynasor_serve.scheduling.fairness import LEAST_TRICKLE_GRANTS, Fairness
 from dynasor_serve.scheduling.orderings.registry import ordering_names, parse_ordering
-from unit.scheduling.pools import LONG, NO_PROMISES, pool_with, wanting
+from unit.scheduling.pools import LONG, NO_PROMISES, order_of, pool_with, wanting
 
 PROGRAMS = 9  # of class number % 3 and tenant number % 2
 TIGHT = Fairness(longest_wait_seconds=LONG, longest_wait_shares=2.0, trickle_grants=LEAST_TRICKLE_GRANTS)
@@ -194,7 +194,7 @@ def test_where_no_promise_is_due_the_ordering_decides(name: str, news: list[News
         number = [each.number for each in news].index(int(call.program))
         want = want_of(news[number])
         arrival = sum(1 + each.calls for each in news[:number]) + 1 + call.branch
-        key = ordering.key(want, arrival, want.mean_tokens_per_branch or first_tokens)
+        key = ordering.key(want, arrival, want.mean_tokens_per_branch or first_tokens, call.branch)
         return want.class_rank, key, number, call.branch
 
     assert [step.call for step in steps] == sorted(wanted, key=place)
@@ -253,17 +253,35 @@ def test_classes_get_their_trickle_and_no_more_from_a_more_urgent_one(ordering: 
     assert count == {"interactive": 141, "standard": 20, "batch": 20}, "due after 8, so every ninth"
 
 
-def test_aged_calls_of_one_class_leave_the_others_their_trickle() -> None:
-    pool = pool_with(1, fairness=Fairness(longest_wait_seconds=60, trickle_grants=10))
-    pool.want("t", wanting("flood", *range(500), class_rank=2), 0.0)
-    pool.want("t", wanting("urgent", *range(50), class_rank=0), 100.0)
+def test_a_flood_of_aged_calls_does_not_go_before_a_more_urgent_class() -> None:
+    """Only the trickle and one grant in `longest_wait_shares` go to whom it passes over."""
+    fairness = Fairness(longest_wait_seconds=60)
+    pool = pool_with(1, fairness=fairness)
+    for number in range(300):
+        pool.want("t", wanting(f"batch {number}", 0, class_rank=2), 0.0)
+    pool.want("t", wanting("urgent", *range(500), class_rank=0), 100.0)
     order = []
-    for _ in range(30):
-        (grant,) = pool.grants(100.0)
+    for _ in range(300):
+        (grant,) = pool.grants(1000.0)
         order.append(grant.call.program)
         pool.ended(grant.call, CallEnd.FINISHED, 100)
 
-    assert all("urgent" in order[start : start + 10] for start in range(21))
+    others = 1 / (fairness.trickle_grants - 1) + 1 / fairness.longest_wait_shares
+    assert order.count("urgent") >= 300 * (1 - others) - 1
+
+
+@pytest.mark.parametrize("ordering", ordering_names())
+def test_a_large_program_that_every_ordering_favours_does_not_block_small_ones(ordering: str) -> None:
+    fairness = Fairness(longest_wait_seconds=LONG)
+    pool = pool_with(1, ordering=ordering, fairness=fairness)
+    pool.want("t", wanting("large", *range(1000), knob=0, mean_tokens=1, deadline_ms=1), 0.0)
+    small = [f"small {number}" for number in range(5)]
+    for name in small:
+        pool.want("t", wanting(name, 0, knob=99, mean_tokens=900, tokens_spent=9, accepted_at_ms=9**9), 0.0)
+
+    order = [call.partition("/")[0] for call in order_of(pool)]
+
+    assert max(order.index(name) for name in small) < bound(fairness, programs=6)
 
 
 def test_a_program_that_wants_other_calls_instead_has_not_stopped_to_wait() -> None:

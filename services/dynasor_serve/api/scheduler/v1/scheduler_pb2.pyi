@@ -445,7 +445,7 @@ class Grant(_message.Message):
     priority: _builtins.int
     """The engine priority, smaller first."""
     epoch: _builtins.int
-    """The scheduler's epoch for the pool. Trackers refuse an epoch below the highest they have seen."""
+    """The scheduler's epoch. Trackers refuse every epoch but that of the group's lease as they know it."""
     engine: _builtins.str
     """What the worker is, as in Worker."""
     def __init__(
