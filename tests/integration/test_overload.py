@@ -180,6 +180,27 @@ async def test_what_was_accepted_ends_at_its_deadline_with_the_best_answer_so_fa
     assert any(final.phase == pb.QUERY_PHASE_SUCCEEDED for final in finals)
 
 
+async def test_what_cannot_end_in_time_is_refused_and_told_when_it_could(stack: RunningStack) -> None:
+    backlog, _ = await offered(stack, *[asking("q07", samples=512, width=4)] * (POOL // 2))
+    hasty = asking("q08", samples=1)
+    hasty.deadline.FromSeconds(5)
+    errors: list[grpc.aio.AioRpcError] = []
+
+    async def is_refused() -> bool:  # once the scheduler has measured what the pool can
+        ids, found = await offered(stack, hasty)
+        errors.extend(found)
+        await emptied(stack, ids)
+        return bool(found)
+
+    await until(is_refused, within_seconds=60, what="a refusal")
+
+    assert reason_of(errors[0]) == "DEADLINE_UNREACHABLE"
+    assert 1.0 <= (retry_after_of(errors[0]) or 0.0) <= 300.0
+    hasty.query_class = INTERACTIVE
+    assert outcome_of(await stack.run(hasty)).samples == 1, "an urgent one is in time"
+    await emptied(stack, backlog)
+
+
 async def test_a_tenant_spends_what_it_may_and_is_told_when_there_is_more(stack: RunningStack) -> None:
     spent, query = 0, asking("q09", samples=4, tenant="poor", query_class=INTERACTIVE)
     while spent < 1000:

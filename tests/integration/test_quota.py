@@ -75,10 +75,9 @@ async def log(redis: Redis) -> ProgramLog:
 
 
 async def offered(
-    log: ProgramLog, query: Query = QUERY, *, limits: Limits = AMPLE, pool: str = "pool", fingerprint: str = "f"
+    log: ProgramLog, query: Query = QUERY, *, limits: Limits = AMPLE, pool: str = "pool", at_ms: int = NOW_MS
 ) -> Acceptance:
-    event = Accepted(query, pool, NOW_MS)
-    return await log.accept(keys.new_query_id(query.tenant), event, fingerprint, limits)
+    return await log.accept(keys.new_query_id(query.tenant), Accepted(query, pool, at_ms), "f", limits)
 
 
 async def claimed(
@@ -114,7 +113,7 @@ async def finished(log: ProgramLog, claim: Claim, *, spent: int = 0, tracker: st
 async def account(redis: Redis) -> dict[str, float]:
     """The tenant's counters."""
     found = await redis.hgetall(keys.tenant(SHARD, TENANT))
-    return {str(name, "ascii"): float(value) for name, value in found.items()}
+    return {name.decode(): float(value) for name, value in found.items() if isinstance(name, bytes)}
 
 
 async def spent_and_reserved(redis: Redis) -> tuple[float, float]:
@@ -242,7 +241,11 @@ async def test_live_programs_are_looked_up_over_all_shards(log: ProgramLog) -> N
 
 
 async def backlog(log: ProgramLog, *classes: QueryClass) -> list[QueryId]:
-    return [(await offered(log, replace(QUERY, query_class=each))).query_id for each in classes]
+    """Programs that are due in this order within their class."""
+    return [
+        (await offered(log, replace(QUERY, query_class=each), at_ms=NOW_MS + number)).query_id
+        for number, each in enumerate(classes)
+    ]
 
 
 async def test_an_interactive_program_passes_an_old_backlog_into_a_kept_place(log: ProgramLog, redis: Redis) -> None:

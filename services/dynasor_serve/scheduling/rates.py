@@ -9,7 +9,7 @@ import math
 from collections import deque
 
 _LEAST_OBSERVED = 1 / 6  # of the time constant: a first event is no rate of a thousand per second
-_SLICES = 30  # of a sliding window; what it tells is exact to one
+_SLICES = 30  # of a sliding window, which is longer by up to one
 
 
 class EventRate:
@@ -67,5 +67,5 @@ class SlidingShare:
         return sum(each[1] for each in self._slices), sum(each[2] for each in self._slices)
 
     def _forget(self, number: int) -> None:
-        while self._slices and self._slices[0][0] <= number - _SLICES:
+        while self._slices and self._slices[0][0] < number - _SLICES:
             self._slices.popleft()
