@@ -49,7 +49,12 @@ class Receipt:
     """An accepted query."""
 
     query_id: QueryId
-    already_accepted: bool
+    first: Record | None  # of its log, where it is a new one
+
+    @property
+    def already_accepted(self) -> bool:
+        """Whether it was accepted before, under the same idempotency key."""
+        return self.first is None
 
 
 class Queries:
@@ -71,9 +76,10 @@ class Queries:
     async def run(self, query: Query) -> AsyncIterator[tuple[QueryId, int, Record]]:
         """Accepts a query and follows it: (id, sequence, record) up to the final record."""
         query_id = keys.new_query_id(query.tenant)
-        with self._tail(query_id, 0) as tail:
+        with self._tail(query_id, 1) as tail:
             receipt = await self._accepted(query_id, query)
-            if not receipt.already_accepted:
+            if receipt.first is not None:
+                yield query_id, 0, receipt.first
                 async for sequence, record in self._followed(tail, query, read_first=False):
                     yield query_id, sequence, record
                 return
@@ -143,7 +149,7 @@ class Queries:
                     earlier = await self._log.find_idempotent(query.tenant, query.idempotency_key, fingerprint)
                     if earlier is None:
                         raise
-                    return Receipt(earlier, already_accepted=True)
+                    return Receipt(earlier, first=None)
                 return await self._accept(query_id, admitted, pool, calls, fingerprint)
         except ServiceError as error:
             self._metrics.increment(catalogue.QUERIES_REJECTED, reason=error.reason.value)
@@ -213,7 +219,8 @@ class Queries:
                 pass
             case _:
                 raise self._admission.refusal(acceptance, query, pool, shard)
-        return Receipt(acceptance.query_id, already_accepted=status is AcceptStatus.DUPLICATE)
+        first = None if status is AcceptStatus.DUPLICATE else Record(event, event.accepted_at_ms)
+        return Receipt(acceptance.query_id, first)
 
     async def _followed(self, tail: Tail, query: Query, *, read_first: bool) -> AsyncIterator[tuple[int, Record]]:
         async for sequence, record in tail.records(read_first=read_first):

@@ -1,5 +1,5 @@
 """What the control plane costs, measured on the real processes: CPU per query, added latency, CPU per streamed event,
-and the time from a verdict to the siblings' closed sockets.
+calls per second, and the time from a verdict to the siblings' closed sockets.
 
 CPU is that of the four processes alone, read from the kernel: client, Redis and engine are excluded.
 """
@@ -23,7 +23,7 @@ import grpc
 from dynasor_serve.api.reasoning.v1 import reasoning_pb2 as pb
 from dynasor_serve.api.reasoning.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from dynasor_serve.local.stack import ExternalOptions, LocalStack, ReplayOptions, StackOptions
-from dynasor_serve.local.stalling_engine import MODEL, StallingEngine
+from dynasor_serve.local.stalling_engine import BRANCHES, MODEL, SIBLINGS, Progress, StallingEngine
 from dynasor_serve.local.vllm_options import Report
 
 CONCURRENCY = 8
@@ -35,7 +35,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _AT_ONCE = ("--ttft-ms", "0", "--time-per-output-token-ms", "0")
 _ONE_BY_ONE = ("--ttft-ms", "1", "--time-per-output-token-ms", "2")  # every event arrives by itself
 _PROMPT = "[[trace:bench/number]] What is the number?"
-_SIBLINGS_WIDTH = 8
+MANY_QUERIES = 16  # at once, where calls per second are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,15 @@ class QueryCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """From a verdict to the closed socket of a sibling that was so far, in milliseconds."""
+
+    progress: Progress
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class BenchReport:
     """All figures; the design's targets are in docs/benchmarks.md."""
 
@@ -62,8 +71,8 @@ class BenchReport:
     served_median_ms: float  # one query with one sample, from request to final event
     added_median_ms: float
     us_per_event: float  # tracker CPU
-    verdict_to_close_p50_ms: float
-    verdict_to_close_p99_ms: float
+    calls_per_second: float  # client, Redis and engine on the same cores
+    closings: tuple[Closing, ...]
     queries_per_run: int
 
     def as_json(self) -> str:
@@ -85,21 +94,23 @@ async def measure(queries: int, report: Report) -> BenchReport:
                 costs.append(await _query_cost(stack, stub, samples, queries))
             report("added latency")
             bare, served = await _latencies(stack, stub, min(queries, 300))
+            report(f"calls per second, {SAMPLES[-1]} samples, concurrency {MANY_QUERIES}")
+            calls_per_second = await _calls_per_second(stub, queries)
         seconds = []
         for events in (EVENTS, MANY_EVENTS):
             async with _stack(traces, events, _ONE_BY_ONE, report) as (stack, stub):
                 report(f"CPU per streamed event, {events} events")
                 seconds.append(await _tracker_seconds(stack, stub, queries // 2))
     report("verdict to closed socket")
-    closing = await _closing_seconds(max(50, queries // 10))
+    closings = await _closings(max(50, queries // 2))
     return BenchReport(
         query_costs=tuple(costs),
         bare_median_ms=1e3 * statistics.median(bare),
         served_median_ms=1e3 * statistics.median(served),
         added_median_ms=1e3 * (statistics.median(served) - statistics.median(bare)),
         us_per_event=1e6 * (seconds[1] - seconds[0]) / (MANY_EVENTS - EVENTS),
-        verdict_to_close_p50_ms=1e3 * closing[len(closing) // 2],
-        verdict_to_close_p99_ms=1e3 * closing[int(len(closing) * 0.99)],
+        calls_per_second=calls_per_second,
+        closings=closings,
         queries_per_run=queries,
     )
 
@@ -142,14 +153,14 @@ async def _run_one(stub: ReasoningServiceStub, query: pb.Query) -> float:
     return time.perf_counter() - began
 
 
-async def _run_all(stub: ReasoningServiceStub, query: pb.Query, queries: int) -> None:
+async def _run_all(stub: ReasoningServiceStub, query: pb.Query, queries: int, concurrency: int = CONCURRENCY) -> None:
     left = iter(range(queries))
 
     async def client() -> None:
         for _ in left:
             await _run_one(stub, query)
 
-    await asyncio.gather(*(client() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(client() for _ in range(concurrency)))
 
 
 async def _query_cost(stack: LocalStack, stub: ReasoningServiceStub, samples: int, queries: int) -> QueryCost:
@@ -157,6 +168,12 @@ async def _query_cost(stack: LocalStack, stub: ReasoningServiceStub, samples: in
     await _run_all(stub, _query(samples), queries)
     spent = [1e3 * (_cpu_seconds(stack, name) - before[name]) / queries for name in _SERVICES]
     return QueryCost(samples, *spent)
+
+
+async def _calls_per_second(stub: ReasoningServiceStub, queries: int) -> float:
+    began = time.perf_counter()
+    await _run_all(stub, _query(SAMPLES[-1]), queries, MANY_QUERIES)
+    return queries * SAMPLES[-1] / (time.perf_counter() - began)
 
 
 async def _tracker_seconds(stack: LocalStack, stub: ReasoningServiceStub, queries: int) -> float:
@@ -182,19 +199,23 @@ async def _latencies(stack: LocalStack, stub: ReasoningServiceStub, queries: int
     return bare, served
 
 
-async def _closing_seconds(queries: int) -> list[float]:
+async def _closings(queries: int) -> tuple[Closing, ...]:
     query = pb.Query(
         prompt="What is the number?",
         answer_type="number",
         policy=pb.Policy(rule="beta-posterior:confidence=0.95"),
-        algorithm=pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=_SIBLINGS_WIDTH, width=_SIBLINGS_WIDTH)),
+        algorithm=pb.Algorithm(self_consistency=pb.SelfConsistency(max_samples=BRANCHES, width=BRANCHES)),
     )
-    async with StallingEngine(_SIBLINGS_WIDTH) as engine:
+    async with StallingEngine() as engine:
         options = StackOptions(ExternalOptions(engine.url, MODEL, max_in_flight=256), log_level="WARNING")
         async with LocalStack(options) as stack, grpc.aio.insecure_channel(stack.gateway) as channel:
             await _run_all(ReasoningServiceStub(channel), query, queries)
             await asyncio.sleep(0.5)
-    return engine.closing_seconds()
+    return tuple(_closing(progress, engine.closing_seconds(progress)) for progress in SIBLINGS)
+
+
+def _closing(progress: Progress, seconds: list[float]) -> Closing:
+    return Closing(progress, 1e3 * seconds[len(seconds) // 2], 1e3 * seconds[int(len(seconds) * 0.99)])
 
 
 def _cpu_seconds(stack: LocalStack, name: str) -> float:

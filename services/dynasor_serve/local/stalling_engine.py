@@ -1,4 +1,4 @@
-"""An engine for one measurement: some branches answer together, the others stream on until their socket is closed.
+"""An engine for one measurement: some branches answer together, the others go on until their socket is closed.
 
 It shows from outside how long a verdict takes to reach the siblings: from the last deciding byte sent to each sibling's
 connection lost. Parsing, the verdict and the network are in it, so it bounds verdict-to-closed-socket from above.
@@ -10,10 +10,24 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Self
 
 MODEL = "stalling-model"
 DECIDING_BRANCHES = 4  # unanimous at beta-posterior 0.95: P(Beta(5, 1) > 1/2) = 0.969
+
+
+class Progress(StrEnum):
+    """How far a sibling is when the verdict comes."""
+
+    QUEUED = "queued"  # nothing is said yet
+    RUNNING = "running"  # the stream is open, and silent
+    STREAMING = "streaming"  # an event every 20 ms
+
+
+# Of the branches after the deciding ones.
+SIBLINGS = (Progress.QUEUED, Progress.RUNNING, Progress.STREAMING)
+BRANCHES = DECIDING_BRANCHES + len(SIBLINGS)
 
 _MODELS = b'{"object":"list","data":[{"id":"stalling-model","owned_by":"dynasor","max_model_len":4096}]}'
 _EVENT = b'data: {"choices":[{"delta":{"content":"so "}}],"usage":{"prompt_tokens":8,"completion_tokens":1}}\n\n'
@@ -31,14 +45,14 @@ class _Program:
     deciding: list[asyncio.StreamWriter] = field(default_factory=list)
     siblings: int = 0
     decided_at: float = 0.0  # perf_counter when the last deciding byte was sent
-    closed: list[float] = field(default_factory=list)  # seconds from then to each sibling's end
+    # (how far it was, seconds from then to its end) of each sibling
+    closed: list[tuple[Progress, float]] = field(default_factory=list)
 
 
 class StallingEngine:
     """Listens on 127.0.0.1 while used as a context."""
 
-    def __init__(self, branches: int) -> None:
-        self._branches = branches
+    def __init__(self) -> None:
         self._programs: defaultdict[str, _Program] = defaultdict(_Program)
         self._server: asyncio.Server
         self.url = ""
@@ -51,9 +65,9 @@ class StallingEngine:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
-    def closing_seconds(self) -> list[float]:
-        """Of every sibling of every program, sorted."""
-        return sorted(seconds for program in self._programs.values() for seconds in program.closed)
+    def closing_seconds(self, progress: Progress) -> list[float]:
+        """Of the siblings that were so far, of all programs, sorted."""
+        return sorted(seconds for each in self._programs.values() for was, seconds in each.closed if was is progress)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -75,24 +89,27 @@ class StallingEngine:
 
     async def _complete(self, request_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         query_id, branch, _ = request_id.split("/")
-        program = self._programs[query_id]
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + _EVENT)
-        if int(branch) < DECIDING_BRANCHES:
+        program, place = self._programs[query_id], int(branch) - DECIDING_BRANCHES
+        progress = SIBLINGS[place] if place >= 0 else Progress.RUNNING
+        if progress is not Progress.QUEUED:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + _EVENT)
+        if place < 0:
             program.deciding.append(writer)
             self._decide_when_complete(program)
             await reader.read()
             return
         program.siblings += 1
         self._decide_when_complete(program)
-        streaming = asyncio.create_task(_stream(writer))
+        streaming = asyncio.create_task(_stream(writer)) if progress is Progress.STREAMING else None
         try:
             await reader.read()
         finally:  # a connection that is reset has ended as well
-            program.closed.append(time.perf_counter() - program.decided_at)
-            streaming.cancel()
+            program.closed.append((progress, time.perf_counter() - program.decided_at))
+            if streaming is not None:
+                streaming.cancel()
 
     def _decide_when_complete(self, program: _Program) -> None:
-        if len(program.deciding) + program.siblings < self._branches:
+        if len(program.deciding) + program.siblings < BRANCHES:
             return
         for writer in program.deciding:
             writer.write(_ANSWER)

@@ -264,20 +264,24 @@ def _fold_finished(program: Program, event: CallFinished) -> Program:
     call = (event.branch, event.attempt)
     if call in program.seen:
         return program
-    program = replace(
-        program, seen=program.seen.with_item(call), text_characters=program.text_characters + len(event.text)
-    )
     ledger = program.ledger
+    seen, characters = program.seen.with_item(call), program.text_characters + len(event.text)
     if event.branch in program.counted:  # a second attempt of a branch that has its evidence
-        return replace(program, ledger=ledger.with_lost(event.tokens, event.prompt_tokens))
+        ledger = ledger.with_lost(event.tokens, event.prompt_tokens)
+        return replace(program, seen=seen, text_characters=characters, ledger=ledger)
     if program.stop is not None:  # it ended between the verdict and its cancellation
-        return replace(program, ledger=ledger.with_cancelled(event.tokens, event.prompt_tokens))
-    return _reassessed(
+        ledger = ledger.with_cancelled(event.tokens, event.prompt_tokens)
+        return replace(program, seen=seen, text_characters=characters, ledger=ledger)
+    algorithm, abandoned = program.algorithm.observe(event), program.abandoned - {event.branch}
+    return _followed(
         replace(
             program,
-            algorithm=program.algorithm.observe(event),
+            seen=seen,
+            text_characters=characters,
+            algorithm=algorithm,
+            assessment=algorithm.assess(abandoned),
             counted=program.counted.with_item(event.branch),
-            abandoned=program.abandoned - {event.branch},
+            abandoned=abandoned,
             ledger=ledger.with_finished(event.tokens, event.prompt_tokens, event.cached_prompt_tokens),
             finished_tokens=program.finished_tokens + event.tokens,
         )
@@ -365,8 +369,12 @@ def _fold_failed(program: Program, event: CallFailed) -> Program:
 
 
 def _reassessed(program: Program) -> Program:
-    assessment = program.algorithm.assess(program.abandoned)
-    program = replace(program, assessment=assessment)
+    return _followed(replace(program, assessment=program.algorithm.assess(program.abandoned)))
+
+
+def _followed(program: Program) -> Program:
+    """With what follows from how it stands now: it may be at its end."""
+    assessment = program.assessment
     if assessment.exhausted:
         if not assessment.samples and program.last_error is not None:
             return _stopped(program, StopReason.FAILED, f"every branch failed; last: {program.last_error.message}")

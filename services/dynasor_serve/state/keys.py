@@ -107,7 +107,7 @@ def appended_channel(shard: Shard) -> str:
 
 
 def work_channel(shard: Shard) -> str:
-    """Ids of programs that a tracker should look at: newly queued, released, or asked to cancel."""
+    """Ids of programs that a tracker should look at: queued, or asked to cancel, with a line more that says so."""
     return f"{prefix(shard)}work"
 
 

@@ -167,7 +167,7 @@ class ProgramLog:
         self._release = Script(redis, "release_programs", shared)
 
     async def accept(self, query_id: QueryId, event: Accepted, fingerprint: str, limits: Limits) -> Acceptance:
-        """Accepts a query; from then on nothing loses it.
+        """Accepts a query; from then on nothing loses it. Nobody is told of its first record: the caller has it.
 
         Where its tenant has a budget, the mean cost of the tenant's queries is reserved until it ends, or what one call
         may take while none has ended; of a query with a budget of its own no more than that.
@@ -202,7 +202,6 @@ class ProgramLog:
                 limits.queued_programs_per_shard,
                 fingerprint if key else "",
                 limits.idempotency_ttl_seconds,
-                keys.appended_channel(shard),
                 keys.work_channel(shard),
                 limits.live_programs_of_pool,
                 "1" if query.query_class is QueryClass.INTERACTIVE else "0",

@@ -80,6 +80,8 @@ class ProgramDriver:
         )
         self._tools = tools
         self._on_end = on_end
+        self._directed: Program | None = None
+        self._its_directive: Directive
         self._will_act = False
         self._writing: asyncio.Task[None] | None = None
         self._asked: set[tuple[str, str]] = set()  # pairs that the evaluator has been asked about
@@ -144,7 +146,7 @@ class ProgramDriver:
     def grant(self, granted: GrantedCall) -> None:
         """The scheduler lets one call start. A grant that no longer fits goes back."""
         branch = granted.branch
-        fits = not self.is_over and self.program.stop is None and branch in directive(self.program).wanted
+        fits = not self.is_over and self.program.stop is None and branch in self._directive.wanted
         if fits and self.gang.is_free(branch) and granted.attempt == self.gang.next_attempt(branch):
             self.gang.start(granted, self.program.algorithm.call(branch))
         else:
@@ -207,12 +209,19 @@ class ProgramDriver:
 
     # --- from state to action ---
 
+    @property
+    def _directive(self) -> Directive:
+        """What should be so now. Many grants come for one state of the program."""
+        if self._directed is not self.program:
+            self._directed, self._its_directive = self.program, directive(self.program)
+        return self._its_directive
+
     def _act(self) -> None:
         """Makes the world follow the state: what should run is wanted, what cannot be decided here is asked."""
         self._will_act = False
         if self.is_over:
             return
-        now = directive(self.program)
+        now = self._directive
         if now.stop is not None:
             return
         for branch in self.gang.calls.keys() - set(now.wanted):

@@ -272,12 +272,13 @@ class Holdings:
 
     def _hear(self, _channel: bytes, data: bytes) -> None:
         """A program was queued, released or asked to cancel."""
-        query_id = QueryId(data.decode())
+        said, _, wish = data.decode().partition("\n")
+        query_id = QueryId(said)
         driver = self._drivers.get(query_id)
         if driver is not None:
             driver.catch_up()
             return
-        if self._claiming.locked():  # it may be among those that are on their way
+        if wish and self._claiming.locked():  # it may be among those that are on their way
             self._unheard.add(query_id)
         self._to_claim.add(keys.shard_of(query_id))
         self._wakeup.set()

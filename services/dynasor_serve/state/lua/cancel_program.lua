@@ -15,7 +15,7 @@ redis.call('HSET', KEYS[2], 'cancel', 1)
 local sequence = redis.call('RPUSH', KEYS[1], ARGV[2]) - 1
 if state[2] ~= '0' then
   redis.call('PUBLISH', ARGV[4], ARGV[1] .. '\n' .. sequence .. '\n' .. ARGV[2])
-  redis.call('PUBLISH', ARGV[5], ARGV[1])
+  redis.call('PUBLISH', ARGV[5], ARGV[1] .. '\ncancel')
   return state[1]
 end
 redis.call('RPUSH', KEYS[1], ARGV[3])
