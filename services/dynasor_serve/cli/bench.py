@@ -17,6 +17,7 @@ from dynasor_serve.cli.study import study_json, study_text
 from dynasor_serve.engines.replay.traces import TraceFormatError
 from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_answers
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
+from dynasor_serve.local.client_benchmark import ClientReport, measure_clients
 from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.simulation.allocation import AllocationSettings, study_of
 from dynasor_serve.simulation.contention import ContentionSettings, contention_of
@@ -110,6 +111,28 @@ def answers(
     """Measure how many answers one core compares: by their keys, and by algebra where that is needed."""
     report = asyncio.run(measure_answers(seconds))
     print(report.as_json() if as_json else answers_as_text(report))
+
+
+@bench.command()
+def clients(
+    calls: Annotated[int, typer.Option(min=100, help="Per client and turn.")] = 3000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure what the clients of engines and of Redis cost, beside general ones."""
+    report = asyncio.run(measure_clients(calls))
+    print(report.as_json() if as_json else clients_as_text(report))
+
+
+def clients_as_text(report: ClientReport) -> str:
+    """The report as people read it."""
+    rows = (
+        ("a streamed call to an engine", "aiohttp", report.aiohttp_us_per_call, report.ours_us_per_call),
+        ("a script in Redis", "redis-py's pool", report.pool_us_per_script, report.shared_us_per_script),
+    )
+    return "\n".join(
+        f"{what}: {ours:.0f} µs of CPU here, {general:.0f} µs with {client} ({general / ours:.1f} times as much)"
+        for what, client, general, ours in rows
+    )
 
 
 def answers_as_text(report: AnswerReport) -> str:

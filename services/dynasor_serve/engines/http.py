@@ -1,7 +1,7 @@
 """HTTP/1.1 as engines are asked: POST a body, read a long stream of small pieces, hang up at any moment.
 
-A call to an engine is the one thing that this system does for every sample, and a general HTTP client spends four times
-as long on it as its bytes need (docs/benchmarks.md). So the protocol is spoken here, on `httptools` (llhttp, Node's
+A call to an engine is the one thing that this system does for every sample, and a general HTTP client takes several
+times as long over it (`dynasor bench clients`). So the protocol is spoken here, on `httptools` (llhttp, Node's
 parser, as in uvicorn): no redirects, no cookies, no proxies, no compression. Used by `transport`.
 """
 

@@ -1,6 +1,6 @@
 """One connection to Redis for the commands of many callers: each is sent at once, and the replies come in their order.
 
-A connection of one's own per command, as a pool lends it, costs several times the command itself (docs/benchmarks.md).
+A connection of one's own per command, as a pool lends it, takes several times as long (`dynasor bench clients`).
 A caller that is cancelled leaves its reply to be read and dropped. Used by `redis_client.Script`.
 """
 
