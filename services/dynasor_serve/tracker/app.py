@@ -37,17 +37,7 @@ class TrackerApp:
         self._metrics = Metrics("tracker")
         self._redis = connect(settings.redis_url)
         log = ProgramLog(self._redis, final_ttl_seconds=settings.final_ttl_seconds)
-        self._engines = EngineClient(
-            EngineTimeouts(
-                connect=settings.engine_connect_seconds,
-                stall=settings.engine_stall_seconds,
-                reply=settings.engine_reply_seconds,
-            ),
-            settings.engine_api_key.get_secret_value(),
-        )
-        # A client of its own: the lease is read on time also while all programs write.
-        self._lease_redis = connect(settings.redis_url, timeout_seconds=_LEASE_LOOK_SECONDS)
-        self._active_scheduler = ActiveScheduler(self._lease_redis, settings.group)
+        self._engines = _engine_client(settings)
         self._scheduler = SchedulerLink(settings.name, self._active_scheduler)
         self._equality = EqualityLink(settings.evaluator)
         self._verifier = VerifierLink(settings.evaluator)
@@ -124,3 +114,15 @@ class TrackerApp:
         await self._server.stop(grace_seconds=1.0)
         await self._redis.aclose()
         await self._lease_redis.aclose()
+
+
+def _engine_client(settings: TrackerSettings) -> EngineClient:
+    timeouts = EngineTimeouts(
+        connect=settings.engine_connect_seconds,
+        stall=settings.engine_stall_seconds,
+        reply=settings.engine_reply_seconds,
+    )
+    try:
+        return EngineClient(timeouts, settings.engine_api_key.get_secret_value())
+    except ValueError as error:  # a line break, as a rule
+        raise StartError(f"DYNASOR_TRACKER_ENGINE_API_KEY: {error}") from error
