@@ -185,9 +185,14 @@ async def test_one_that_was_stopped_and_wakes_up_is_obeyed_by_nobody(stack: Runn
 
     async def stop_and_wake() -> None:
         nonlocal given
+        before = await granted(stack, other_than(active))
+
+        async def other_has_granted() -> bool:
+            return await granted(stack, other_than(active)) > before
+
         async with stopped(stack, active):
             await until_active(stack, other_than(active), above=epoch)
-            await asyncio.sleep(1.0)  # trackers turn to the other one, and calls end that the stopped one knows of
+            await until(other_has_granted, what="a grant of the other one while the first is still connected")
         given = await granted(stack, active)
 
     await check_undisturbed(stack, stop_and_wake)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,8 @@ from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_
 from dynasor_serve.local.benchmark import CONCURRENCY, EVENTS, BenchReport, measure
 from dynasor_serve.local.client_benchmark import ClientReport, measure_clients
 from dynasor_serve.local.questions.question_set import TRACES
+from dynasor_serve.local.scheduler_benchmark import SchedulerReport, measure_scheduler
+from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, ordering_names
 from dynasor_serve.simulation.allocation import AllocationSettings, study_of
 from dynasor_serve.simulation.contention import ContentionSettings, contention_of
 from dynasor_serve.simulation.frontier import NoPlots, draw_allocation
@@ -38,8 +42,8 @@ def control_plane(
     """Measure what the four processes cost per query, per event and in latency.
 
     Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead,
-    `dynasor bench allocation` who should get a short pool's tokens, and `dynasor bench answers` how fast answers are
-    compared.
+    `dynasor bench allocation` who should get a short pool's tokens, `dynasor bench answers` how fast answers are
+    compared, and `dynasor bench scheduler` what a decision of the scheduler costs.
     """
     if context.invoked_subcommand is not None:
         return
@@ -81,7 +85,7 @@ def allocation(
         list[Path] | None,
         typer.Argument(metavar="[FILES]...", help="Recorded traces, or directories of them; the bundled ones if none."),
     ] = None,
-    places: Annotated[int, typer.Option(min=1, max=4096, help="Calls that run at once in a short pool.")] = 16,
+    places: Annotated[int, typer.Option(min=1, max=4096, help="Calls that run at once in a short pool.")] = 8,
     rule: Annotated[str, typer.Option(help="Of the programs in a short pool.")] = "even",
     shuffles: Annotated[int, typer.Option(min=1, max=1000, help="Random orders of each vote's samples.")] = 2,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
@@ -132,6 +136,43 @@ def clients_as_text(report: ClientReport) -> str:
     return "\n".join(
         f"{what}: {ours:.0f} µs of CPU here, {general:.0f} µs with {client} ({general / ours:.1f} times as much)"
         for what, client, general, ours in rows
+    )
+
+
+@bench.command()
+def scheduler(
+    programs: Annotated[int, typer.Option(min=100, help="Live programs.")] = 10_000,
+    workers: Annotated[int, typer.Option(min=1, help="Workers, which share places for one call per program.")] = 200,
+    decisions: Annotated[int, typer.Option(min=100, help="Decisions to measure.")] = 50_000,
+    ordering: Annotated[str, typer.Option(help="Type string of the ordering.")] = "gang-shortest",
+    every: Annotated[bool, typer.Option("--all", help="Measure all orderings, one after the other.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure what the scheduler's decisions cost in time and its live programs in memory, on one core."""
+    try:
+        reports = [
+            measure_scheduler(name, programs=programs, workers=workers, decisions=decisions)
+            for name in (ordering_names() if every else [ordering])
+        ]
+    except UnknownOrdering as error:
+        raise bad_input(f"--ordering: {error}") from error
+    print(one_line_json([asdict(report) for report in reports]) if as_json else scheduler_as_text(reports))
+
+
+def scheduler_as_text(reports: Sequence[SchedulerReport]) -> str:
+    """The reports as people read them, the targets beside them."""
+    rows = [
+        f"  {report.ordering:<24}{report.decisions_per_second:>12,.0f}{report.p50_us:>10.0f}{report.p99_us:>10.0f}"
+        f"{report.longest_ms:>12.1f}{report.kib_per_program:>14.1f}\n"
+        for report in reports
+    ]
+    first = reports[0]
+    return (
+        f"decisions of the scheduler: {first.programs:,} live programs, {first.workers} workers with {first.places:,} "
+        f"places, all taken\n"
+        f"  {'ordering':<24}{'per CPU s':>12}{'p50 µs':>10}{'p99 µs':>10}{'longest ms':>12}{'KiB/program':>14}\n"
+        f"{''.join(rows)}"
+        f"  {'target':<24}{'≥ 20,000':>12}{'':>10}{'≤ 5,000':>10}{'':>12}{'≤ 20':>14}"
     )
 
 

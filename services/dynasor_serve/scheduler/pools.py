@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -22,12 +23,15 @@ from dynasor_serve.scheduler.conversion import (
 )
 from dynasor_serve.scheduling.demand import CallId
 from dynasor_serve.scheduling.fairness import Fairness
+from dynasor_serve.scheduling.ignored import Ignored, IgnoredLog, IgnoredReason
 from dynasor_serve.scheduling.load import Demand, PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import WorkerState
 from dynasor_serve.scheduling.pool import Pool
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _DEMAND_GAUGES = {  # metric -> field of `Demand`
     catalogue.OUTSTANDING_TOKENS: "outstanding_tokens",
@@ -78,6 +82,7 @@ class Pools:
         self._served: dict[str, ServedPool] = {}  # pool name -> pool
         self._sessions: dict[str, TrackerSession] = {}  # tracker -> its newest session
         self._pool_of: dict[CallId, str] = {}  # granted call -> pool name
+        self._ignored = IgnoredLog()  # what is of no pool
         self._reported: set[tuple[str, str]] = set()  # (pool, worker) with a series of its own
         self._is_settling = False  # trackers are about to restate what runs
         self._resignation = asyncio.Event()
@@ -176,14 +181,13 @@ class Pools:
         if self._sessions.get(session.tracker) is not session:
             return
         now = time.monotonic()
-        for running in message.running:
-            call = CallId(running.query_id, running.branch, running.attempt)
-            self._pool(running.pool).pool.restate_running(session.tracker, call, running.worker)
-            self._pool_of[call] = running.pool
         for ended in message.ended:
             call, end, tokens = call_end_from(ended)
             pool = self._pool_of.pop(call, None)
-            if pool is not None:
+            if pool is None:
+                why = "it runs in no pool: its end was told before, or it was never granted"
+                self._ignored.add(Ignored(IgnoredReason.UNKNOWN_CALL, f"the end of {call}", why))
+            else:
                 self._served[pool].pool.ended(call, end, tokens)
                 self._served[pool].load.ended(call, end, tokens, now)
         unix_ms = time.time_ns() // 1_000_000
@@ -198,7 +202,10 @@ class Pools:
             served.load.want(session.tracker, want, now, restated_ms)
         for running in message.running:  # of programs that are known by now
             call = CallId(running.query_id, running.branch, running.attempt)
-            self._served[running.pool].load.restated(call, running.worker, now)
+            served = self._pool(running.pool)
+            served.pool.restate_running(session.tracker, call, running.worker)
+            served.load.restated(call, running.worker, now)
+            self._pool_of[call] = running.pool
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -217,10 +224,13 @@ class Pools:
                 self._metrics.observe(catalogue.GRANT_WAIT_SECONDS, grant.waited_seconds, pool=name)
 
     def report(self) -> None:
-        """Forgets drained workers and brings the gauges up to date."""
+        """Forgets drained workers, brings the gauges up to date and says what was ignored."""
         now = time.monotonic()
         for served in self._served.values():
             served.pool.forget_drained(now)
+        self._report_ignored("", self._ignored)
+        for name, served in self._served.items():
+            self._report_ignored(name, served.pool.ignored)
         workers = {(name, worker.name) for name, served in self._served.items() for worker in served.pool.workers}
         for name, worker_name in self._reported - workers:
             self._metrics.remove(catalogue.RUNNING_CALLS, pool=name, worker=worker_name)
@@ -241,6 +251,13 @@ class Pools:
                     self._metrics.remove(spec, pool=name)
                 else:
                     self._metrics.set(spec, getattr(demand, field_name), pool=name)
+
+    def _report_ignored(self, pool: str, ignored: IgnoredLog) -> None:
+        counts, newest = ignored.take()
+        for reason, number in counts.items():
+            self._metrics.increment(catalogue.IGNORED, number, pool=pool, reason=reason.value)
+        for each in newest:
+            logger.warning("something was ignored", extra={"pool": pool, "what": each.what, "why": each.why})
 
     def _demand(self, served: ServedPool) -> Demand:
         """The demand of a pool; a little old where telling it takes long, so that it never takes much of the time."""

@@ -45,7 +45,7 @@ class SchedulerSettings(StatefulSettings):
     longest_wait_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Ageing bound: a call that has waited this long goes before all that have not, oldest first.",
+        description="Ageing bound: a call that has waited this long goes before all of its class that have not.",
     )
     longest_wait_shares: float = Field(
         default=16.0,

@@ -50,7 +50,7 @@ class ContentionSettings:
         seed: of the shuffles.
     """
 
-    places: int = 16
+    places: int = 8
     workers: int = 4
     widths: tuple[int, ...] = (1, 4)
     rule: str = "even"
@@ -134,7 +134,7 @@ def _contenders(
             accuracy=tuple(float(curves[0, at]) for at in shown),
             gained=tuple(_interval(curves[:, at] - even[:, at]) for at in shown),
             accuracy_full=float(curves[0, -1]),
-            needed_share=_interval(100 * _needed(curves, target)),
+            needed_share=_interval(100 * needed_share(curves, target, _GRID)),
         )
 
 
@@ -227,12 +227,20 @@ def _resampled(rights: _Rights, weights: NDArray[np.float64]) -> NDArray[np.floa
     return curves
 
 
-def _needed(curves: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The least share of the tokens from which on each curve is no lower than its target; 1 where it never is."""
+def needed_share(
+    curves: NDArray[np.float64], target: NDArray[np.float64], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The least share of the tokens from which on each curve is no lower than its target; 1 where it never is.
+
+    Args:
+        curves: curves × points of the grid.
+        target: one per curve.
+        grid: the shares, rising.
+    """
     is_below = curves < target[:, None] - 1e-9
     after_last = is_below.shape[1] - np.argmax(is_below[:, ::-1], axis=1)
     first: NDArray[np.int64] = np.where(is_below.any(axis=1), after_last, 0)
-    return _GRID[np.minimum(first, len(_GRID) - 1)]
+    return grid[np.minimum(first, len(grid) - 1)]
 
 
 def _interval(resampled: NDArray[np.float64]) -> Interval:

@@ -239,6 +239,13 @@ WORKERS = MetricSpec(
     labels=("pool", "state"),
     process="scheduler",
 )
+IGNORED = MetricSpec(
+    name="dynasor_scheduler_ignored_total",
+    kind="counter",
+    help="Told by trackers and not acted on, by reason: impossible-number, unknown-call, wanted-twice or clock.",
+    labels=("pool", "reason"),
+    process="scheduler",
+)
 OUTSTANDING_TOKENS = MetricSpec(
     name="dynasor_scheduler_outstanding_tokens",
     kind="gauge",
@@ -314,6 +321,7 @@ METRICS: tuple[MetricSpec, ...] = (
     GRANTS,
     GRANT_WAIT_SECONDS,
     WORKERS,
+    IGNORED,
     OUTSTANDING_TOKENS,
     ARRIVING_TOKENS,
     DRAINED_TOKENS,

@@ -38,6 +38,9 @@ class TrackerApp:
         self._redis = connect(settings.redis_url)
         log = ProgramLog(self._redis, final_ttl_seconds=settings.final_ttl_seconds)
         self._engines = _engine_client(settings)
+        # A client of its own: the lease is read on time also while all programs write.
+        self._lease_redis = connect(settings.redis_url, timeout_seconds=_LEASE_LOOK_SECONDS)
+        self._active_scheduler = ActiveScheduler(self._lease_redis, settings.group)
         self._scheduler = SchedulerLink(settings.name, self._active_scheduler)
         self._equality = EqualityLink(settings.evaluator)
         self._verifier = VerifierLink(settings.evaluator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -473,7 +474,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(target=programs, tracker=st.sampled_from(["t0", "t1"]))
     def program(self, tracker: str) -> str:
         self.names += 1
-        name = f"p{self.names}"
+        name = f"program {self.names}"
         self.tracked[name] = Tracked(tracker)
         return name
 
@@ -484,8 +485,20 @@ class AnyHistory(RuleBasedStateMachine):
         mean_tokens=st.sampled_from([0.0, 50.0, 500.0]),
         class_rank=st.integers(0, 2),
         tenant=st.sampled_from(["one", "another"]),
+        speculative=st.integers(0, 4),
+        shares_prefixes=st.booleans(),
     )
-    def want(self, name: str, branches: set[int], knob: int, mean_tokens: float, class_rank: int, tenant: str) -> None:
+    def want(
+        self,
+        name: str,
+        branches: set[int],
+        knob: int,
+        mean_tokens: float,
+        class_rank: int,
+        tenant: str,
+        speculative: int,
+        shares_prefixes: bool,
+    ) -> None:
         program = self.tracked[name]
         want = wanting(
             name,
@@ -494,10 +507,16 @@ class AnyHistory(RuleBasedStateMachine):
             mean_tokens=mean_tokens,
             class_rank=class_rank,
             attempt=f"1.{self.attempts[name]}",
+            tenant=tenant,
         )
-        self.pool.want(program.tracker, replace(want, tenant=tenant), self.now)
+        want = replace(want, speculative=speculative, shares_prefixes=shares_prefixes)
+        self.pool.want(program.tracker, want, self.now)
 
-    @rule(seconds=st.floats(0, 30))
+    @rule(name=programs)
+    def tell_an_end_twice(self, name: str) -> None:
+        self.pool.ended(CallId(name, 99, "1.1"), CallEnd.WORKER_FAILED, 100)
+
+    @rule(seconds=st.one_of(st.floats(0, 30), st.sampled_from([-100.0, 1e9])))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
@@ -539,7 +558,7 @@ class AnyHistory(RuleBasedStateMachine):
                 for call in program.started:
                     self.pool.restate_running(tracker, call, where[call])
 
-    @rule(name=st.sampled_from(["w0", "w1"]), healthy=st.booleans())
+    @rule(name=st.sampled_from(["w0", "w1", "w2"]), healthy=st.booleans())
     def check_health(self, name: str, healthy: bool) -> None:
         self.pool.worker_health(name, healthy)
 
@@ -555,6 +574,7 @@ class AnyHistory(RuleBasedStateMachine):
     def no_worker_is_over_its_places(self) -> None:
         for each in self.pool.workers:
             assert len(each.in_flight) <= each.max_in_flight
+            assert each.work == sum(each.in_flight.values())
 
     @invariant()
     def running_calls_are_those_that_were_granted(self) -> None:
@@ -576,6 +596,8 @@ class AnyHistory(RuleBasedStateMachine):
             for call in program.started:
                 self.pool.ended(call, CallEnd.CANCELLED, 0)
             program.started.clear()
+        self.pool.add_worker("w2", "http://w2", "replay", 2)
+        self.pool.worker_health("w2", healthy=True)
         waiting, served = self.pool.waiting_calls, 0
         while grants := self.pool.grants(self.now):
             for grant in grants:
@@ -594,6 +616,8 @@ class AnyHistory(RuleBasedStateMachine):
         assert all(not each.in_flight for each in self.pool.workers)
         self.pool.withdraw("t0", "nobody")
         assert self.pool.queue_entries == 0, "what has ended is remembered"
+        self.pool.ignored.take()
+        assert b"program " not in pickle.dumps(self.pool), "what has ended is remembered"
 
 
 class AnyHistoryOfTenants(AnyHistory):
@@ -602,7 +626,14 @@ class AnyHistoryOfTenants(AnyHistory):
     ordering = "fair-virtual-time"
 
 
+class AnyHistoryOfCalls(AnyHistory):
+    """The same where a program's calls have keys of their own."""
+
+    ordering = "fcfs"
+
+
 TestAnyHistory = AnyHistory.TestCase
+TestAnyHistoryOfCalls = AnyHistoryOfCalls.TestCase
 TestAnyHistoryOfTenants = AnyHistoryOfTenants.TestCase
 
 
