@@ -77,11 +77,14 @@ class Placement:
     def changed(self, worker: Worker) -> None:
         """The worker's state, places or calls in flight have changed."""
         free = worker.free_places
-        for heap, has_room in ((self._with_room, free > 0), (self._with_spare_room, free > worker.reserved_places)):
-            if has_room:
-                heap.put(worker, worker.work, worker.name)
-            else:
-                heap.discard(worker)
+        if free > 0:
+            self._with_room.put(worker, worker.work, worker.name)
+        else:
+            self._with_room.discard(worker)
+        if free > worker.reserved_places:
+            self._with_spare_room.put(worker, worker.work, worker.name)
+        else:
+            self._with_spare_room.discard(worker)
 
     def least_loaded(self, speculative: bool = False) -> Worker | None:
         """The worker with room and the least work; ties go by name. None where no worker has room."""

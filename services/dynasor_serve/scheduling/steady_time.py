@@ -6,12 +6,14 @@ import math
 
 from dynasor_serve.scheduling.ignored import Ignored, IgnoredLog, IgnoredReason
 
+LONGEST_STEP_SECONDS = 1e9  # 30 years; what claims to have gone further is no clock
+
 
 class SteadyTime:
     """Counts the seconds by which a clock went forwards.
 
-    Where the clock jumps back no time has passed, and it goes on from there; a jump forwards is taken as time that
-    passed. Either way nobody has waited for less than nothing, or for ever.
+    Where the clock jumps back or further than any clock goes no time has passed, and it goes on from there. A jump
+    forwards within reason is time that passed. So nobody has waited for less than nothing, or for ever.
     """
 
     def __init__(self, ignored: IgnoredLog) -> None:
@@ -26,9 +28,9 @@ class SteadyTime:
             return self._seconds
         passed = clock - self._clock if self._clock is not None else 0.0
         self._clock = clock
-        if passed > 0:
+        if 0 <= passed <= LONGEST_STEP_SECONDS:
             self._seconds += passed
-        elif passed < 0:
-            what = f"a clock that went back by {-passed:g} s"
-            self._ignored.add(Ignored(IgnoredReason.CLOCK, what, "time does not: none has passed"))
+        else:
+            what = f"a clock that jumped by {passed:g} s"
+            self._ignored.add(Ignored(IgnoredReason.CLOCK, what, "time does not; none has passed"))
         return self._seconds

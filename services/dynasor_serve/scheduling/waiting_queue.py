@@ -92,6 +92,7 @@ class WaitingQueue:
         self._passed_over.gone(gone)
         self._backlog.discard(gone.needed)
         self._backlog.discard(gone.speculative)
+        gone.dissolve()
 
     def program(self, tracker: str, program: str) -> WaitingProgram | None:
         """What is known of a tracker's program."""
