@@ -66,6 +66,7 @@ bench: $(INSTALLED) ## Measure what the control plane costs and what the rules s
 	$(BIN)/dynasor bench batch
 	$(BIN)/dynasor bench allocation
 	$(BIN)/dynasor bench scheduler
+	$(BIN)/dynasor bench scaling
 
 SEEN_LIVE = .dynasor/seen-live
 seen-live: $(INSTALLED) ## Write docs/seen-live.md: every algorithm and rule on the vLLM of a running `make up`

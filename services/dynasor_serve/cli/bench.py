@@ -15,6 +15,7 @@ from dynasor_serve.certaindex.rules.rule import InvalidRule
 from dynasor_serve.cli.contention import allocation_json, allocation_text
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import one_line_json
+from dynasor_serve.cli.scaling import scaling_text
 from dynasor_serve.cli.study import study_json, study_text
 from dynasor_serve.engines.replay.traces import TraceFormatError
 from dynasor_serve.local.answer_benchmark import SAMPLES, AnswerReport, measure_answers
@@ -24,7 +25,9 @@ from dynasor_serve.local.questions.question_set import TRACES
 from dynasor_serve.local.scheduler_benchmark import SchedulerReport, measure_scheduler
 from dynasor_serve.scheduling.orderings.registry import UnknownOrdering, ordering_names
 from dynasor_serve.simulation.allocation import AllocationSettings, study_of
+from dynasor_serve.simulation.autoscaling import compare_laws
 from dynasor_serve.simulation.contention import ContentionSettings, contention_of
+from dynasor_serve.simulation.forecasts import score_forecasts
 from dynasor_serve.simulation.frontier import NoPlots, draw_allocation
 from dynasor_serve.simulation.speculation import SpeculationSettings, speculation_of
 
@@ -43,7 +46,8 @@ def control_plane(
 
     Client, Redis and engine are excluded. `dynasor bench batch` measures what allocation policies save instead,
     `dynasor bench allocation` who should get a short pool's tokens, `dynasor bench answers` how fast answers are
-    compared, and `dynasor bench scheduler` what a decision of the scheduler costs.
+    compared, `dynasor bench scheduler` what a decision of the scheduler costs, and `dynasor bench scaling` how the
+    scaling law keeps an SLO.
     """
     if context.invoked_subcommand is not None:
         return
@@ -105,6 +109,33 @@ def allocation(
     except InvalidRule as error:
         raise bad_input(f"--{error}", "INVALID_RULE") from error
     print(one_line_json(allocation_json(short, idle)) if as_json else allocation_text(short, idle))
+
+
+@bench.command()
+def scaling(
+    hours: Annotated[float, typer.Option(min=0.1, max=24.0, help="Virtual hours of each load.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the programs and the bursts.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Play the scaling law against an autoscaler on queue length, and score its forecasts of outstanding work.
+
+    The play is in virtual time, on the scheduler's own pool; forecasts are of the bundled recorded votes.
+    """
+    forecasts = {rule: score_forecasts([TRACES], rule, seed=seed) for rule in _FORECAST_RULES}
+    outcomes = compare_laws(hours * 3600, seed)
+    if as_json:
+        print(
+            one_line_json(
+                {
+                    "forecasts": {rule: asdict(score) for rule, score in forecasts.items()},
+                    "laws": {
+                        load: {law: asdict(outcome) for law, outcome in laws.items()} for load, laws in outcomes.items()
+                    },
+                }
+            )
+        )
+    else:
+        print(scaling_text(forecasts, outcomes))
 
 
 @bench.command()
@@ -217,4 +248,5 @@ def _progress(line: str) -> None:
     sys.stderr.write(f"{line} …\n")
 
 
+_FORECAST_RULES = ("beta-posterior:confidence=0.95", "n-step-threshold:threshold=0.7,every=2", "even")
 _TARGETS_MS = {1: 2.5, 8: 6.0}

@@ -4,8 +4,9 @@ Pure: it remembers nothing, so an operator that restarts, or a second one that t
 once it has observed for a window. `docs/scaling.md` has the formula and how to read the reasons.
 
 Workers are added and taken away once per window at most. What is called for is computed from averages over the window
-for adding, or half the window for taking away, and counts only if it was called for throughout the window: the least
-of the window for adding, the most for taking away (as the Kubernetes HPA does with its recommendations).
+for adding, or half the window for taking away. Workers are added if more were called for throughout the window (or,
+where more than twice as many are, throughout its last third), as many as are called for at its end. They are taken away
+down to the most that was called for in the window, as the Kubernetes HPA does with its recommendations.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 
 _LEAST_COVERAGE = 0.5  # of a window's observations must have a demand
 _MOST_PUSH = 2.0  # by misses to come, times what is called for without them
+_OVERWHELMING = 2.0  # times the workers there are: no noise, and not waited for throughout a window
 _WIDEST_BAND = 0.5  # workers
 _figures: Callable[[Demand], tuple[float, ...]] = attrgetter(*(field.name for field in fields(Demand)))
 
@@ -124,8 +126,13 @@ def _followed(history: Sequence[Observation], settings: ScalingSettings) -> Scal
         return ScalingDecision(current, ScalingCause.UNMEASURED, reason)
     band = min(settings.hysteresis * current, _WIDEST_BAND)
     least, told = min(called), _told(called[-1], latest.demand)
-    if least > current + band and current < settings.max_workers:
-        return _more(history, settings, math.ceil(least - band), told)
+    if current < settings.max_workers:
+        if least > current + band:
+            return _more(history, settings, math.ceil(called[-1] - band), told)
+        soon = settings.up_window_seconds / 3
+        lately = _called_for(history, settings, soon, soon)
+        if lately and min(lately) > _OVERWHELMING * current + band:
+            return _more(history, settings, math.ceil(lately[-1] - band), _told(lately[-1], latest.demand))
     if least < current - 1 - band and current > max(1, settings.min_workers):
         most = max(_called_for(history, settings, settings.down_window_seconds, settings.slow_average_seconds))
         if most < current - 1 - band:

@@ -318,7 +318,6 @@ def test_a_clock_that_jumps_back_or_is_none_changes_no_rate(clock: float) -> Non
     assert after.tokens_per_second_per_worker == before.tokens_per_second_per_worker
 
 
-NUMBERS = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(-(2**62), 2**62))
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["want", "grant", "end", "withdraw", "restate", "gone", "demand"]),
