@@ -259,7 +259,7 @@ async def submit_bytes(stack: RunningStack, data: bytes) -> bytes:
         (FUTURE_FIELD, "SubmitRequest"),
         (tag(1, tag(2, b"hello") + FUTURE_FIELD), "query"),
         (tag(1, tag(2, b"hello") + tag(7, FUTURE_ALGORITHM)), "query.algorithm"),
-        (tag(1, tag(2, b"hello") + tag(7, tag(1, b"\x18\x07"))), "query.algorithm.self_consistency"),
+        (tag(1, tag(2, b"hello") + tag(7, tag(1, b"\x78\x07"))), "query.algorithm.self_consistency"),
         (tag(1, tag(1, tag(1, tag(2, b"hello") + FUTURE_FIELD))), "query.chat.messages"),
     ],
     ids=["request", "query", "algorithm", "parameter", "message"],

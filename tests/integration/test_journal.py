@@ -318,9 +318,11 @@ async def holdings_of(redis: Redis, log: ProgramLog) -> AsyncIterator[tuple[Hold
             kept_for_interactive=KEPT,
         )
         running = asyncio.create_task(holdings.run())
-        yield holdings, running
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        try:
+            yield holdings, running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_heard(
@@ -333,6 +335,7 @@ async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_he
         return program_of(claim)
 
     monkeypatch.setattr("dynasor_serve.tracker.holdings.program_of", folded_for_long)
+    monkeypatch.setattr("dynasor_serve.tracker.holdings.FOLDED_AT_ONCE", 0)  # all logs are long
     await log.accept(keys.new_query_id(TENANT), Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
     telling = TellingLog(redis)
     async with holdings_of(redis, telling) as (holdings, _):
@@ -361,6 +364,7 @@ async def test_a_tracker_that_is_to_go_folds_no_more_of_what_it_has_claimed(
         return program_of(claim)
 
     monkeypatch.setattr("dynasor_serve.tracker.holdings.program_of", folded_for_long)
+    monkeypatch.setattr("dynasor_serve.tracker.holdings.FOLDED_AT_ONCE", 0)  # all logs are long
     queries = [keys.new_query_id(TENANT) for _ in range(3)]
     for query_id in queries:
         await log.accept(query_id, Accepted(QUERY, "pool", unix_ms()), "", AMPLE)

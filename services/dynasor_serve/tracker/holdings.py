@@ -38,7 +38,7 @@ from dynasor_serve.tracker.running_call import RunningCall
 logger = logging.getLogger(__name__)
 
 _MOST_CLAIMED_AT_ONCE = 64
-_FOLDED_AT_ONCE = 32  # records; a few milliseconds. A new program has two
+FOLDED_AT_ONCE = 32  # records; a few milliseconds. A new program has two
 _RECONNECT_SECONDS = 0.2
 
 
@@ -195,7 +195,7 @@ class Holdings:
                 return
             former.abandon()  # its lease had ended and came back to us
         try:
-            if len(claim.lines) <= _FOLDED_AT_ONCE:
+            if len(claim.lines) <= FOLDED_AT_ONCE:
                 program = program_of(claim)
             else:
                 # Beside the loop, which goes on to renew leases and to read streams: a long log takes a second.
