@@ -21,10 +21,10 @@ def scaling_text(forecasts: Mapping[str, ForecastScore], outcomes: Mapping[str, 
     ]
     lines += [
         f"virtual time: deadlines of {DEADLINE_SECONDS:.0f} s, workers that take {START_UP_SECONDS:.0f} s to start",
-        f"  {'load':<10}{'law':<12}{'programs':>10}{'in time':>9}{'worker-hours':>14}{'changes':>9}{'most':>6}",
+        f"  {'load':<10}{'law':<13}{'programs':>10}{'in time':>9}{'worker-hours':>14}{'changes':>9}{'most':>6}",
     ]
     lines += [
-        f"  {load:<10}{law:<12}{outcome.programs:>10,}{outcome.attainment:>9.1%}{outcome.worker_hours:>14.2f}"
+        f"  {load:<10}{law:<13}{outcome.programs:>10,}{outcome.attainment:>9.1%}{outcome.worker_hours:>14.2f}"
         f"{outcome.changes:>9}{outcome.most_workers:>6}"
         for load, laws in outcomes.items()
         for law, outcome in laws.items()

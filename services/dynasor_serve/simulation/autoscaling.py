@@ -327,17 +327,20 @@ def _poisson(draw: random.Random, mean: float) -> int:
 def compare_laws(seconds: float, seed: int = 0) -> dict[str, dict[str, ScalingOutcome]]:
     """Load -> law -> outcome: the same programs under each law.
 
-    The queue-length law is tried at three targets, and a fixed pool of the most workers shows what is at stake.
+    Both laws are tried at several targets, and a fixed pool of the most workers shows what is at stake.
     """
     most = 12
-    settings = ScalingSettings(
-        max_workers=most,
-        drain_seconds=DEADLINE_SECONDS / 2,
-        start_up_seconds=START_UP_SECONDS,
-        most_added=most,
-        most_removed=most,
-    )
-    laws: dict[str, Law] = {"dynasor": DynasorLaw(settings)}
+    laws: dict[str, Law] = {}
+    for share in (0.6, 0.8):
+        settings = ScalingSettings(
+            max_workers=most,
+            target_utilisation=share,
+            drain_seconds=DEADLINE_SECONDS / 2,
+            start_up_seconds=START_UP_SECONDS,
+            most_added=most,
+            most_removed=most,
+        )
+        laws[f"dynasor {share:g}"] = DynasorLaw(settings)
     laws |= {f"queue {share:g}": QueueLaw(share, most) for share in (0.4, 0.6, 0.8)}
     laws[f"fixed {most}"] = FixedLaw(most)
     loads = {"diurnal": diurnal(2.0, seconds), "bursty": bursty(0.8, 4.0, seconds, seed)}

@@ -45,7 +45,8 @@ def test_all_laws_are_compared_on_all_loads() -> None:
     outcomes = compare_laws(100.0)
 
     assert {load: list(laws) for load, laws in outcomes.items()} == {
-        load: ["dynasor", "queue 0.4", "queue 0.6", "queue 0.8", "fixed 12"] for load in ("diurnal", "bursty")
+        load: ["dynasor 0.6", "dynasor 0.8", "queue 0.4", "queue 0.6", "queue 0.8", "fixed 12"]
+        for load in ("diurnal", "bursty")
     }
 
 
