@@ -512,10 +512,6 @@ class AnyHistory(RuleBasedStateMachine):
         want = replace(want, speculative=speculative, shares_prefixes=shares_prefixes)
         self.pool.want(program.tracker, want, self.now)
 
-    @rule(name=programs)
-    def tell_an_end_twice(self, name: str) -> None:
-        self.pool.ended(CallId(name, 99, "1.1"), CallEnd.WORKER_FAILED, 100)
-
     @rule(seconds=st.one_of(st.floats(0, 30), st.sampled_from([-100.0, 1e9])))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -540,7 +536,8 @@ class AnyHistory(RuleBasedStateMachine):
             call = data.draw(st.sampled_from(started))
             self.tracked[name].started.discard(call)
             self.attempts[name] += 1  # whatever is wanted next is another attempt
-            self.pool.ended(call, end, 100)
+            for _ in range(data.draw(st.integers(1, 2))):
+                self.pool.ended(call, end, 100)
 
     @rule(name=consumes(programs))
     def finish(self, name: str) -> None:
