@@ -44,9 +44,14 @@ async def stack() -> AsyncIterator[RunningStack]:
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def whole(stack: RunningStack) -> None:
-    """Each test begins with all parts well."""
+    """Each test begins with all parts well, and with both trackers in conversation."""
     for process in stack.local.processes.values():
         await process.ready()
+
+    async def all_talk() -> bool:
+        return all("talking to the active scheduler" in stack.log_of(tracker) for tracker in ("tracker-0", "tracker-1"))
+
+    await until(all_talk, what="the trackers' conversation")
 
 
 async def pool_at(stack: RunningStack, scheduler: str) -> scheduler_pb2.Pool | None:
