@@ -85,6 +85,14 @@ def test_a_call_that_becomes_needed_goes_by_its_first_arrival() -> None:
     assert first.waited_seconds == 3.0
 
 
+def test_a_programs_calls_go_by_arrival_in_whatever_order_it_lists_them() -> None:
+    pool = pool_with(4, ordering="gang-shortest")
+    pool.want("t", speculating("a", 0, 5, speculative=1), 0.0)
+    pool.want("t", wanting("a", 1, 0, 5), 1.0)
+
+    assert order_of(pool) == ["a/0", "a/5", "a/1"]
+
+
 def test_a_call_that_is_no_longer_needed_gives_way() -> None:
     pool = pool_with(2, ordering="fcfs", fairness=Fairness(longest_wait_seconds=10))
     pool.want("t", wanting("a", 0), 0.0)
