@@ -99,3 +99,10 @@ async def test_nothing_is_known_of_a_program_that_has_just_begun(told: Told) -> 
     want = await told.want(voting(), startable=6)
 
     assert (want.samples, want.gain_per_token, want.certaindex, want.prompt_tokens) == (0, 0, 0, 0)
+
+
+async def test_a_program_all_of_whose_calls_run_tells_how_it_stands(told: Told) -> None:
+    await told.want(voting(), startable=6)
+    await told.want(voting(), startable=0)  # all are granted
+
+    assert (await told.want(voting("1", "1"), startable=0)).samples == 2

@@ -32,6 +32,8 @@ _CONNECT_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1  # before the same scheduler is tried again
 # What only frees places waits so long for company: each message costs both sides as much as ten calls in it.
 _GATHERING_SECONDS = 0.002
+# What a program without waiting calls has to tell, its Certaindex above all, serves forecasts: so often is enough.
+_STANDING_SECONDS = 1.0
 _CLASSES = {QueryClass.INTERACTIVE: 1, QueryClass.STANDARD: 2, QueryClass.BATCH: 3}  # as QueryClass on the wire
 _CALL_ENDS = {
     CallEnd.FINISHED: pb.CALL_END_FINISHED,
@@ -71,23 +73,29 @@ class SchedulerLink:
         self._active = active
         self._wants: dict[QueryId, dict[str, Wanted]] = {}  # live program -> pool -> its newest want
         self._news: dict[tuple[QueryId, str], Wanted] = {}  # wants not yet sent
+        self._standing: dict[tuple[QueryId, str], Wanted] = {}  # wants without calls that have changed since
         self._ended: list[pb.EndedCall] = []
         self._withdrawn: list[pb.Withdrawal] = []
         self._wakeup = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None  # how programs stand
         self._on_grant: Callable[[GrantedCall], None]
         self._running: Callable[[], Iterable[RunningCall]]
 
     # --- news from drivers ---
 
     def want(self, wanted: Wanted) -> None:
-        """States what a program wants; unchanged wants without calls are not sent again."""
+        """States what a program wants; while that is nothing, again and again, how it stands."""
         wants = self._wants.setdefault(wanted.query_id, {})
-        known = wants.get(wanted.pool)
+        key, known = (wanted.query_id, wanted.pool), wants.get(wanted.pool)
         wants[wanted.pool] = wanted
         if known is not None and not wanted.calls and not known.calls:
+            self._standing[key] = wanted
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(_STANDING_SECONDS, self._tell_standing)
             return
-        self._news[wanted.query_id, wanted.pool] = wanted
+        self._standing.pop(key, None)
+        self._news[key] = wanted
         self._wakeup.set()
 
     def ended(self, call: GrantedCall, end: CallEnd, tokens: int) -> None:
@@ -105,6 +113,7 @@ class SchedulerLink:
         if wants is not None:
             for pool in wants:
                 self._news.pop((query_id, pool), None)
+                self._standing.pop((query_id, pool), None)
             self._withdrawn.append(pb.Withdrawal(query_id=query_id, end=_PROGRAM_ENDS[end]))
             self._gather()
 
@@ -112,6 +121,13 @@ class SchedulerLink:
         """Sends what there is, soon."""
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self._wakeup.set)
+
+    def _tell_standing(self) -> None:
+        self._telling = None
+        if self._standing:
+            self._news.update(self._standing)
+            self._standing.clear()
+            self._wakeup.set()
 
     # --- the conversation ---
 
@@ -197,6 +213,7 @@ class SchedulerLink:
             ],
         )
         self._forget_news()
+        self._standing.clear()
         return message
 
     def _forget_news(self) -> None:
