@@ -7,6 +7,7 @@ as many calls.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 import tracemalloc
@@ -58,6 +59,7 @@ def measure_scheduler(ordering: str, programs: int, workers: int, decisions: int
     load = _Load(ordering, programs, workers, seed)
     kib = (tracemalloc.get_traced_memory()[0] - before) / 1024
     tracemalloc.stop()
+    gc.collect()  # what an earlier measurement has left is not this one's to clear away
     for _ in range(decisions // 10):  # until programs are at different points of their lives
         load.decide()
     took = [load.decide() for _ in range(decisions)]
