@@ -20,7 +20,8 @@ from dynasor_serve.scheduling.load import Demand, PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import Worker, WorkerState
 from dynasor_serve.scheduling.pool import Pool
-from dynasor_serve.scheduling.scaling import Observation, desired_workers
+from dynasor_serve.scheduling.scaling import desired_workers
+from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 
 STEP_SECONDS = 0.5

@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dynasor_serve.scheduling.load import Demand
-from dynasor_serve.scheduling.scaling import Observation, ScalingCause, ScalingDecision, desired_workers
+from dynasor_serve.scheduling.scaling import ScalingCause, ScalingDecision, desired_workers
+from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import InvalidScaling, ScalingSettings
 
 SPEED = 100.0  # tokens per second and worker
@@ -125,12 +126,61 @@ def test_no_history_leads_out_of_bounds(figures: list[float | None], start: int)
     assert decision.reason
 
 
-@pytest.mark.parametrize("figure", [math.nan, math.inf, -1.0])
-def test_a_demand_that_cannot_be_is_missing(figure: float) -> None:
-    operator = Operator(CALM, 3).run(400, lambda _: demand(9.0, waiting_tokens=figure))
-
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"waiting_tokens": math.nan},
+        {"waiting_tokens": math.inf},
+        {"waiting_tokens": -1.0},
+        {"arriving_tokens_per_second": 1e308},
+        {"outstanding_tokens": 1e300},
+        {"tokens_per_second_per_worker": 1e-320},
+        {"places": 10**400},
+    ],
+)
+def test_a_demand_that_cannot_be_is_missing(figures: dict[str, float]) -> None:
+    operator = Operator(CALM, 3).run(400, lambda _: demand(9.0, **figures))
     assert operator.current == 3
     assert operator.latest.cause is ScalingCause.MISSING
+
+    asleep = [Observation(0.0, demand(9.0, **figures), 0, 0)]
+    assert desired_workers(asleep, ZERO, 0.0).cause is ScalingCause.MISSING
+
+
+FIGURES = st.one_of(st.sampled_from([0.0, 1.0, 1e15]), st.floats(0, 1e15))
+
+
+@given(
+    demands=st.lists(
+        st.builds(
+            demand,
+            tokens_per_second_per_worker=st.one_of(st.sampled_from([0.0, 1e-3, 1e9]), st.floats(1e-3, 1e9)),
+            arriving_tokens_per_second=FIGURES,
+            waiting_tokens=FIGURES,
+            outstanding_tokens=FIGURES,
+            live_programs=st.integers(0, 10**15),
+            waiting_calls=st.integers(0, 10**15),
+            misses_to_come=st.integers(0, 10**15),
+            places=st.integers(0, 10**15),
+            ready_workers=st.integers(0, 10**15),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    start=st.integers(0, 20),
+)
+def test_every_demand_that_can_be_leads_to_a_number(demands: list[Demand], start: int) -> None:
+    history = [
+        Observation(10.0 * at, replace(demands[at % len(demands)], at_ms=at), start, start, start) for at in range(60)
+    ]
+
+    assert 0 <= desired_workers(history, ZERO, 590.0).workers <= ZERO.max_workers
+
+
+def test_one_huge_figure_leaves_nothing_behind_in_the_averages() -> None:
+    operator = Operator(CALM, 3).run(600, lambda now: demand(2.7, waiting_tokens=1e15 if now == 560 else 0.0))
+
+    assert "2.7 called for" in operator.latest.reason
 
 
 def test_a_step_up_is_followed_after_a_window_and_a_step_down_after_a_longer_one() -> None:
@@ -181,6 +231,25 @@ def test_missing_data_holds(missing: float) -> None:
 
     assert operator.current == 3
     assert operator.latest.cause is ScalingCause.MISSING
+
+
+@pytest.mark.parametrize("then", [demand(12.0, at_ms=900_000), demand(0.5, at_ms=900_000)])
+def test_one_look_after_a_pause_is_no_window(then: Demand) -> None:
+    """An operator that stood still knows what was before, and what is now; nothing of the time between."""
+    operator = Operator(CALM, 3).run(600, lambda _: demand(2.7))
+
+    decision = desired_workers([*operator.history, Observation(900.0, then, 3, 3)], CALM, 900.0)
+
+    assert (decision.workers, decision.cause) == (3, ScalingCause.MISSING)
+
+
+@pytest.mark.parametrize("observe_seconds", [1.0, 5.0, 20.0])
+def test_observations_may_be_rare(observe_seconds: float) -> None:
+    history = [
+        Observation(at * observe_seconds, demand(6.0, at_ms=at), 3, 3) for at in range(round(600 / observe_seconds))
+    ]
+
+    assert desired_workers(history, CALM, history[-1].at_seconds).cause is ScalingCause.MORE
 
 
 def test_a_demand_that_never_changes_is_stale() -> None:
@@ -240,6 +309,13 @@ def test_the_last_worker_goes_only_after_an_idle_window_without_a_gap() -> None:
     operator.run(10, lambda _: NOTHING)
     assert operator.current == 0
     assert operator.latest.cause in {ScalingCause.IDLE, ScalingCause.STEADY}
+
+
+def test_nobody_knows_whether_a_pool_was_idle_while_nobody_looked() -> None:
+    looks = [0.0, 1.0, ZERO.idle_seconds, ZERO.idle_seconds + 2.0]
+    history = [Observation(at, replace(NOTHING, at_ms=round(at)), 1, 1) for at in looks]
+
+    assert desired_workers(history, ZERO, looks[-1]).workers == 1
 
 
 def test_a_pool_that_may_not_be_empty_keeps_its_last_worker() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynasor_serve.scheduling.scaling import Observation
+from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 from dynasor_serve.simulation.autoscaling import (
     START_UP_SECONDS,
