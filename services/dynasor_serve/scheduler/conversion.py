@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from dynasor_serve.api.scheduler.v1 import scheduler_pb2 as pb
 from dynasor_serve.scheduling.demand import CallEnd, CallId, Grant, ProgramEnd, Want
-from dynasor_serve.scheduling.load import Demand
 from dynasor_serve.scheduling.placement import Worker, WorkerState
+from dynasor_serve.scheduling.pool_demand import Demand
 
 _CALL_ENDS = {
     pb.CALL_END_FINISHED: CallEnd.FINISHED,

@@ -24,10 +24,11 @@ from dynasor_serve.scheduler.conversion import (
 from dynasor_serve.scheduling.demand import CallId
 from dynasor_serve.scheduling.fairness import Fairness
 from dynasor_serve.scheduling.ignored import Ignored, IgnoredLog, IgnoredReason
-from dynasor_serve.scheduling.load import Demand, PoolLoad
+from dynasor_serve.scheduling.load import PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import WorkerState
 from dynasor_serve.scheduling.pool import Pool
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.telemetry import metrics as catalogue
 from dynasor_serve.telemetry.metrics import Metrics
 
@@ -281,6 +282,7 @@ class Pools:
     def _forget(self, tracker: str) -> None:
         now = time.monotonic()
         for served in self._served.values():
-            served.load.tracker_gone(tracker, now)
-            for call in served.pool.tracker_gone(tracker):
+            calls = served.pool.tracker_gone(tracker)
+            served.load.tracker_gone(tracker, calls, now)
+            for call in calls:
                 self._pool_of.pop(call, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynasor_serve.scheduling.load import Demand
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import NamedTuple
 
 from dynasor_serve.scheduling.demand import CLASSES, CallEnd, CallId, ProgramEnd, Want
 from dynasor_serve.scheduling.history import MOST_TOKENS_PER_BRANCH, BranchHistory
 from dynasor_serve.scheduling.orderings.registry import Ordering
 from dynasor_serve.scheduling.placement import Worker, WorkerState
+from dynasor_serve.scheduling.pool_demand import Demand
+from dynasor_serve.scheduling.queue_forecast import Queued, forecast_of
 from dynasor_serve.scheduling.rates import EventRate, SlidingShare
 from dynasor_serve.scheduling.spending import Kind, SpendHistory, kind_of
+from dynasor_serve.scheduling.steady_time import LONGEST_STEP_SECONDS
 from dynasor_serve.scheduling.stream_speed import StreamSpeed
 
 RATE_SECONDS = 60.0  # time constant of the rates
@@ -28,61 +30,6 @@ _OLDEST_RESTATED_SECONDS = 10 * RATE_SECONDS  # what arrived before that weighs 
 _MOST_UNITS = 100_000  # of the knob; beyond it a tracker errs
 _NEWEST_CALL = 0.05  # weight of the newest call in the mean
 _MOST_PROGRESS = 0.95  # of what a program was predicted to take: while a call runs, something is left
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The demand of one pool at one moment; the fields are those of `PoolDemand` on the wire.
-
-    Attributes:
-        at_ms: when, in Unix milliseconds.
-        live_programs: waiting, running or thinking.
-        waiting_programs: live ones of which a call waits and none runs.
-        waiting_calls: speculative ones excluded.
-        running_calls: granted and not ended.
-        places: calls that ready workers can run at once.
-        ready_workers: which get calls.
-        outstanding_tokens: completion tokens that live programs will still take, predicted from their Certaindex.
-        outstanding_tokens_at_cap: the same, if every program ran to its cap.
-        waiting_tokens: of those outstanding, what would be under way already had there been places.
-        arrivals_per_second: programs.
-        arriving_tokens_per_second: what those that arrive are predicted to take.
-        drained_tokens_per_second: of calls that ended.
-        tokens_per_second_per_worker: of a worker with all its places busy; 0 where nothing was measured yet.
-        seconds_per_call: mean, from grant to end, of calls that finished lately; 0 where none has.
-        predicted_wait_seconds: until the first call of a program of the class `standard` that arrived now. 0 while
-            places are free, where nothing was measured yet, and where no worker is ready.
-        predicted_wait_interactive_seconds: the same for `interactive`,
-        predicted_wait_batch_seconds: … and for `batch`.
-        slo_attainment: share of the programs with a deadline that ended within the window which ended in time.
-            Cancelled and failed ones are not among them. 1 where none ended.
-        deadlines_ended: so many ended.
-        misses_to_come: live programs predicted to miss their deadline.
-        longest_wait_seconds: of a waiting call.
-    """
-
-    at_ms: int
-    live_programs: int = 0
-    waiting_programs: int = 0
-    waiting_calls: int = 0
-    running_calls: int = 0
-    places: int = 0
-    ready_workers: int = 0
-    outstanding_tokens: float = 0.0
-    outstanding_tokens_at_cap: float = 0.0
-    waiting_tokens: float = 0.0
-    arrivals_per_second: float = 0.0
-    arriving_tokens_per_second: float = 0.0
-    drained_tokens_per_second: float = 0.0
-    tokens_per_second_per_worker: float = 0.0
-    seconds_per_call: float = 0.0
-    predicted_wait_seconds: float = 0.0
-    predicted_wait_interactive_seconds: float = 0.0
-    predicted_wait_batch_seconds: float = 0.0
-    slo_attainment: float = 1.0
-    deadlines_ended: int = 0
-    misses_to_come: int = 0
-    longest_wait_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -129,16 +76,11 @@ class _Sums:
     waiting_calls: int = 0
 
 
-# A program of which calls wait: (class, key and arrival in its order, waiting calls, waiting tokens, seconds of its own
-# work, deadline [Unix ms]).
-_Queued = tuple[int, float, int, int, float, float, int]
-
-
 class PoolLoad:
     """Measures one pool, and predicts what comes.
 
-    Times are in seconds of a monotonic clock; should it go back, it has stood still. A program that two trackers want,
-    while its lease changes hands, is one program, and its newest tracker's.
+    Times are in seconds of a monotonic clock; should it go back, or further than any clock, it has stood still. A
+    program that two trackers want, while its lease changes hands, is one program, and its newest tracker's.
     """
 
     def __init__(self, ordering: Ordering) -> None:
@@ -238,10 +180,13 @@ class PoolLoad:
             in_time = end is ProgramEnd.COMPLETED or (end is None and now_ms < live.want.deadline_ms)
             self._attained.add(time, is_hit=in_time)
 
-    def tracker_gone(self, tracker: str, now: float) -> None:
-        """A tracker hung up: its calls died with it, or it will restate them, as another will its programs."""
+    def tracker_gone(self, tracker: str, calls: Iterable[CallId], now: float) -> None:
+        """A tracker hung up: its calls died with it, or it will restate them, as another will its programs.
+
+        `calls` are those that it ran, as the pool knows them; some may be of programs that are another's by now.
+        """
         time = self._advance(now)
-        for call in [call for call, running in self._running.items() if running.program.tracker == tracker]:
+        for call in calls:
             self._stop(call)
         for program in [program for program, live in self._live.items() if live.tracker == tracker]:
             self._park(self._live.pop(program), time)
@@ -261,15 +206,23 @@ class PoolLoad:
         self._forget_parked(time)
         ready = [worker for worker in workers if worker.state is WorkerState.READY]
         places = sum(worker.max_in_flight for worker in ready)
-        running = sum(len(worker.in_flight) for worker in ready)
+        in_flight = [len(worker.in_flight) for worker in ready]
+        running = sum(in_flight)
         if ready:
             self._places_per_worker = places / len(ready)
         per_worker = self._speed.tokens_per_second(self._places_per_worker)
-        seconds_per_token = self._speed.seconds_per_token(running / len(ready) if ready else 1.0)
+        # As many as run beside one of them in the mean, itself included.
+        beside = sum(calls * calls for calls in in_flight) / running if running else 1.0
+        seconds_per_token = self._speed.seconds_per_token(beside)
         sums, queue, misses = self._survey(seconds_per_token, time, now_ms)
-        free = max(0, places - running)
-        drain = per_worker * len(ready)
-        more_misses, waits = self._walk(queue, free, drain, places, now_ms)
+        queued = forecast_of(
+            queue,
+            free=max(0, places - running),
+            places=places,
+            drain=per_worker * len(ready),
+            seconds_per_call=self._seconds_per_call,
+            now_ms=now_ms,
+        )
         hits, ended = self._attained.counts(time)
         return Demand(
             at_ms=now_ms,
@@ -287,18 +240,18 @@ class PoolLoad:
             drained_tokens_per_second=self._drained.per_second(time),
             tokens_per_second_per_worker=per_worker,
             seconds_per_call=self._seconds_per_call,
-            predicted_wait_interactive_seconds=waits[0],
-            predicted_wait_seconds=waits[1],
-            predicted_wait_batch_seconds=waits[2],
+            predicted_wait_interactive_seconds=queued.waits[0],
+            predicted_wait_seconds=queued.waits[1],
+            predicted_wait_batch_seconds=queued.waits[2],
             slo_attainment=hits / ended if ended else 1.0,
             deadlines_ended=ended,
-            misses_to_come=misses + more_misses,
+            misses_to_come=misses + queued.misses,
             longest_wait_seconds=longest_wait_seconds,
         )
 
-    def _survey(self, seconds_per_token: float, time: float, now_ms: int) -> tuple[_Sums, list[_Queued], int]:
+    def _survey(self, seconds_per_token: float, time: float, now_ms: int) -> tuple[_Sums, list[Queued], int]:
         """One pass over the live programs: their sums, those that wait, and of the others those that will miss."""
-        sums, queue, misses = _Sums(), list[_Queued](), 0
+        sums, queue, misses = _Sums(), list[Queued](), 0
         ratios: dict[Kind, float] = {}  # looked up once per kind, not per program
         for live in self._live.values():
             want = live.want
@@ -328,31 +281,6 @@ class PoolLoad:
             queue.append((rank, key, live.arrival, waiting, waiting_tokens, own_seconds, want.deadline_ms))
         return sums, queue, misses
 
-    def _walk(
-        self, queue: list[_Queued], free: int, drain: float, places: int, now_ms: int
-    ) -> tuple[int, tuple[float, ...]]:
-        """Goes along the queue in its order. Returns who in it will miss, and the wait of a new program per class.
-
-        `drain` in tokens per second. Who finds a free place waits for nothing; all others wait until what is ahead of
-        them has been taken up, which is as fast as work is done, since all places are busy.
-        """
-        queue.sort(key=itemgetter(0, 1, 2))
-        misses, calls_ahead, tokens_ahead = 0, 0, 0.0
-        waits = [0.0] * CLASSES
-        next_place = self._seconds_per_call / places if places else 0.0
-        for rank, _, _, waiting, tokens, own_seconds, deadline_ms in queue:
-            waits_for = tokens_ahead / drain if drain and calls_ahead >= free else 0.0
-            misses += 0 < deadline_ms < now_ms + (waits_for + own_seconds) * 1000
-            calls_ahead += waiting
-            tokens_ahead += tokens
-            if drain and calls_ahead >= free:
-                waits[rank] = tokens_ahead / drain + next_place
-        if drain and not free:
-            waits = [wait or next_place for wait in waits]
-        for rank in range(1, CLASSES):  # behind everybody of the classes before it, too
-            waits[rank] = max(waits[rank - 1], waits[rank])
-        return misses, tuple(waits)
-
     def _arrival(self, tracker: str, want: Want, time: float, restated_ms: int | None) -> _Live:
         """A program that was never wanted before."""
         units = min(max(want.remaining_knob, len(want.calls)), _MOST_UNITS)
@@ -367,7 +295,7 @@ class PoolLoad:
 
     def _arriving_tokens(self, time: float) -> float:
         return sum(
-            rate.per_second(time)
+            rate.per_second(time, self._arrived.since)
             * self._history.tokens_per_branch(algorithm, 0)
             * self._spending.ratio(Kind(algorithm, 0, 0))
             for algorithm, rate in self._arrived_units.items()
@@ -411,7 +339,7 @@ class PoolLoad:
     def _advance(self, now: float) -> float:
         """The time as this meter counts it."""
         if math.isfinite(now):
-            if self._heard_at is not None and now > self._heard_at:
+            if self._heard_at is not None and 0 < now - self._heard_at <= LONGEST_STEP_SECONDS:
                 self._time += now - self._heard_at
             self._heard_at = now
         return self._time

@@ -25,18 +25,27 @@ class EventRate:
         self._at = 0.0  # seconds; up to when the sum is decayed
         self._since: float | None = None  # seconds; when it began to observe
 
+    @property
+    def since(self) -> float | None:
+        """When it began to observe, in seconds; None before it was first told or asked anything."""
+        return self._since
+
     def add(self, now: float, amount: float = 1.0, age: float = 0.0) -> None:
         """Counts an amount of something, which happened `age` seconds before `now`."""
         self._since = now - age if self._since is None else min(self._since, now - age)
         self._decay(now)
         self._sum += amount * math.exp(-age / self._time_constant) if age else amount
 
-    def per_second(self, now: float) -> float:
-        """The amount per second; 0 where nothing happened."""
+    def per_second(self, now: float, since: float | None = None) -> float:
+        """The amount per second; 0 where nothing happened.
+
+        `since` says from when on an event would have been told, where that is before the first.
+        """
         if self._since is None:
             self._since = now
         self._decay(now)
-        observed = max((now - self._since) / self._time_constant, _LEAST_OBSERVED)
+        began = self._since if since is None else min(self._since, since)
+        observed = max((now - began) / self._time_constant, _LEAST_OBSERVED)
         return self._sum / (self._time_constant * -math.expm1(-observed))
 
     def _decay(self, now: float) -> None:

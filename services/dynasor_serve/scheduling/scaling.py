@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dynasor_serve.scheduling.called_for import MeanDemand, called_for
-from dynasor_serve.scheduling.load import Demand
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.scheduling.scaling_history import Observation, as_it_counts, changed_at, is_covered, is_idle
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 

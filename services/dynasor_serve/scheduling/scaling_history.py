@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from operator import attrgetter
 
-from dynasor_serve.scheduling.load import Demand
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings
 
 _LEAST_COVERAGE = 0.5  # of a window's time must have a demand

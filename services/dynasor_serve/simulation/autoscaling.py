@@ -16,10 +16,11 @@ from typing import Protocol
 
 from dynasor_serve.scheduling.demand import CallEnd, CallId, ProgramEnd, Want
 from dynasor_serve.scheduling.fairness import Fairness
-from dynasor_serve.scheduling.load import Demand, PoolLoad
+from dynasor_serve.scheduling.load import PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import Worker, WorkerState
 from dynasor_serve.scheduling.pool import Pool
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.scheduling.scaling import desired_workers
 from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import ScalingSettings

@@ -20,7 +20,7 @@ from dynasor_serve.scheduler.health import WorkerHealth
 from dynasor_serve.scheduler.pools import Pools, TrackerSession
 from dynasor_serve.scheduler.servicer import SchedulerServicer
 from dynasor_serve.scheduling.fairness import Fairness
-from dynasor_serve.scheduling.load import Demand
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.telemetry.metrics import Metrics
 
 Watch = grpc.aio.UnaryStreamCall[pb.WatchDemandRequest, pb.WatchDemandResponse]

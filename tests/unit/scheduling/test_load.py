@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynasor_serve.scheduling.demand import CallEnd, CallId, ProgramEnd, Want
-from dynasor_serve.scheduling.load import ATTAINMENT_SECONDS, Demand, PoolLoad
+from dynasor_serve.scheduling.history import UNKNOWN_TOKENS_PER_BRANCH
+from dynasor_serve.scheduling.load import ATTAINMENT_SECONDS, RATE_SECONDS, PoolLoad
 from dynasor_serve.scheduling.orderings.registry import parse_ordering
 from dynasor_serve.scheduling.placement import Worker, WorkerState
+from dynasor_serve.scheduling.pool_demand import Demand
 
 TRACKER = "t"
 FAR_MS = 10_000_000  # a deadline, in Unix milliseconds
@@ -264,7 +266,7 @@ def test_a_tracker_that_hangs_up_takes_its_demand_along_and_brings_it_back_witho
     bench.want(wanting("a", 2))
     bench.grant("a")
     arrivals = bench.demand.arrivals_per_second
-    bench.load.tracker_gone(TRACKER, bench.now)
+    bench.load.tracker_gone(TRACKER, [CallId("a", 0, "1.1")], bench.now)
     assert (bench.demand.live_programs, bench.demand.running_calls) == (0, 0)
 
     bench.load.want("another", wanting("a", 1, first=1), bench.now, restated_ms=bench.unix_ms)
@@ -272,6 +274,16 @@ def test_a_tracker_that_hangs_up_takes_its_demand_along_and_brings_it_back_witho
     demand = bench.demand
     assert (demand.live_programs, demand.running_calls, demand.waiting_calls) == (1, 1, 1)
     assert demand.arrivals_per_second == arrivals
+
+
+def test_calls_of_a_tracker_that_hangs_up_after_another_took_its_program_over_run_no_more() -> None:
+    bench = Bench()
+    bench.want(wanting("a", 2))
+    call = bench.grant("a")
+    bench.load.want("newer", wanting("a", 2, first=2), bench.now)
+    bench.load.tracker_gone(TRACKER, [call], bench.now)
+
+    assert (bench.demand.live_programs, bench.demand.running_calls, bench.demand.waiting_calls) == (1, 0, 2)
 
 
 def test_a_new_scheduler_hears_of_arrivals_that_it_did_not_see() -> None:
@@ -305,8 +317,44 @@ def test_calls_that_end_after_their_program_still_free_their_place() -> None:
     assert bench.demand.drained_tokens_per_second > 0
 
 
-@pytest.mark.parametrize("clock", [-1e6, math.nan, math.inf])
-def test_a_clock_that_jumps_back_or_is_none_changes_no_rate(clock: float) -> None:
+def test_the_first_program_of_an_algorithm_is_no_rush() -> None:
+    """Nothing of it arrived before, as long as the others were watched."""
+    bench = Bench()
+    for second in range(600):
+        bench.now = float(second)
+        bench.want(wanting(f"p{second}", knob=1))
+        bench.withdraw(f"p{second}", ProgramEnd.CANCELLED)
+    before = bench.demand.arriving_tokens_per_second
+    bench.want(replace(wanting("tree", knob=60), algorithm="mcts"))
+
+    more = bench.demand.arriving_tokens_per_second - before
+    assert more == pytest.approx(60 * UNKNOWN_TOKENS_PER_BRANCH / RATE_SECONDS, rel=0.05)
+
+
+def test_a_call_generates_no_faster_for_idle_workers_elsewhere() -> None:
+    def generated(workers: int) -> float:
+        bench = Bench(workers)
+        for number in range(100):  # they slow each other down
+            beside = 1 + number % 4
+            calls = [CallId(f"p{number}", branch, "1.1") for branch in range(beside)]
+            bench.want(wanting(f"p{number}", beside))
+            for call in calls:
+                bench.grant(call.program, call.branch)
+            bench.now += 100 * 0.01 * beside
+            for call in calls:
+                bench.end(call, 100)
+            bench.withdraw(f"p{number}", ProgramEnd.CANCELLED)
+        bench.want(wanting("a", 1, knob=1, mean_tokens=1000.0))
+        bench.grant("a")
+        before = bench.demand.outstanding_tokens
+        bench.now += 2
+        return before - bench.demand.outstanding_tokens
+
+    assert generated(workers=20) == pytest.approx(generated(workers=1))
+
+
+@pytest.mark.parametrize("clock", [-1e6, math.nan, math.inf, 1e300])
+def test_a_clock_that_jumps_back_or_beyond_all_time_changes_no_rate(clock: float) -> None:
     bench = Bench()
     bench.measure()
     before = bench.demand
@@ -316,6 +364,10 @@ def test_a_clock_that_jumps_back_or_is_none_changes_no_rate(clock: float) -> Non
     after = bench.load.demand(bench.workers, 0.0, clock, before.at_ms)
     assert after.drained_tokens_per_second == before.drained_tokens_per_second
     assert after.tokens_per_second_per_worker == before.tokens_per_second_per_worker
+
+    _ = bench.demand
+    bench.now += 1200
+    assert bench.demand.drained_tokens_per_second < 0.001, "it goes on when the clock does"
 
 
 EVENTS = st.lists(
@@ -354,7 +406,7 @@ def test_no_news_however_absurd_yields_a_figure_that_cannot_be(
             case "restate":
                 load.restated(call, "w0", clock)
             case "gone":
-                load.tracker_gone(TRACKER, clock)
+                load.tracker_gone(TRACKER, [CallId(f"p{each}", branch, "1.1") for each in range(2)], clock)
         demand = load.demand([worker], 0.0, clock, number)
         figures = {each.name: getattr(demand, each.name) for each in fields(Demand) if each.name != "at_ms"}
         assert all(0 <= figure < math.inf for figure in figures.values()), figures

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dynasor_serve.scheduling.load import Demand
+from dynasor_serve.scheduling.pool_demand import Demand
 from dynasor_serve.scheduling.scaling import ScalingCause, ScalingDecision, desired_workers
 from dynasor_serve.scheduling.scaling_history import Observation
 from dynasor_serve.scheduling.scaling_settings import InvalidScaling, ScalingSettings
