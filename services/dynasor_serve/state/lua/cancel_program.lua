@@ -27,7 +27,7 @@ if redis.call('HINCRBY', KEYS[5], state[4], -1) < 0 then  -- accepted by a relea
   redis.call('HSET', KEYS[5], state[4], 0)
 end
 if state[5] then
-  redis.call('HINCRBY', KEYS[4], 'reserved', '-' .. state[5])
+  redis.call('HINCRBY', KEYS[4], 'reserved', 0 - state[5])  -- '-0' is no number to Redis
 end
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 redis.call('EXPIRE', KEYS[2], ARGV[6])

@@ -35,7 +35,7 @@ if owned[5] then  -- the tenant has a budget: what was reserved gives way to wha
     redis.call('HSET', KEYS[4], 'window_ends_ms', (math.floor(now / window) + 1) * window, 'spent', 0)
   end
   redis.call('HINCRBY', KEYS[4], 'spent', ARGV[10])
-  redis.call('HINCRBY', KEYS[4], 'reserved', '-' .. owned[5])
+  redis.call('HINCRBY', KEYS[4], 'reserved', 0 - owned[5])  -- '-0' is no number to Redis
   local mean = tonumber(account[2] or ARGV[10])
   redis.call('HSET', KEYS[4], 'mean_tokens', mean + (ARGV[10] - mean) / 10)
 end
