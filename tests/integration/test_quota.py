@@ -365,21 +365,22 @@ async def test_a_reservation_is_settled_once_through_deaths_hand_overs_and_repet
 
 
 async def test_a_tenant_whose_queries_cost_nothing_is_settled_too(log: ProgramLog, redis: Redis) -> None:
-    """Those of a pool without workers end at their deadline without a token, and so nothing is reserved for the next."""
+    """In a pool without workers they end at their deadline without a token: nothing is reserved for the next."""
     await offered(log, limits=BUDGETED)
     (first,) = await claimed(log)
     await finished(log, first, spent=0)
     for _ in range(2):
         await offered(log, limits=BUDGETED)
     assert await spent_and_reserved(redis) == (0, 0)
-    cancelled, second = await claimed(log, limit=1), (await offered(log, limits=BUDGETED)).query_id
+    (claim,) = await claimed(log, limit=1)
+    cancelled = (await offered(log, limits=BUDGETED)).query_id
 
-    assert await finished(log, cancelled[0], spent=30) is AppendStatus.OK
-    assert await log.cancel(second, "", NOW_MS) is Phase.CANCELLED
+    assert await finished(log, claim, spent=30) is AppendStatus.OK
+    assert await log.cancel(cancelled, "", NOW_MS) is Phase.CANCELLED
 
     assert (await account(redis))["mean_tokens"] == 3
-    assert 0 < await redis.ttl(keys.log(cancelled[0].query_id))
-    assert 0 < await redis.ttl(keys.log(second))
+    for query_id in (claim.query_id, cancelled):
+        assert await redis.ttl(keys.log(query_id)) > 0
 
 
 async def test_a_query_cancelled_unclaimed_gives_back_what_was_reserved(log: ProgramLog, redis: Redis) -> None:
