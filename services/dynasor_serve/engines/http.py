@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import httptools
 
-_IDLE_SECONDS = 30.0  # a connection that nobody has used for so long is closed
 _DRAIN_SECONDS = 0.1  # for what is left of a response that nobody reads on
 _MOST_BUFFERED_BYTES = 1 << 18  # of a response that is read more slowly than it comes
 _MOST_HEADER_BYTES = 1 << 16
@@ -54,13 +53,16 @@ class _Origin(NamedTuple):
 class HttpClient:
     """Connections to any number of servers, kept for the next request."""
 
-    def __init__(self, *, connect_seconds: float, stall_seconds: float, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, connect_seconds: float, stall_seconds: float, headers: Mapping[str, str], idle_seconds: float = 30.0
+    ) -> None:
         """Builds a client.
 
         Args:
             connect_seconds: longest wait for a connection.
             stall_seconds: longest silence of a server that is to answer, before the response and within it.
             headers: of every request.
+            idle_seconds: a connection that nobody has used for so long is not used again, and closed before long.
 
         Raises:
             ValueError: a header has a character that no header may have.
@@ -68,14 +70,20 @@ class HttpClient:
         self._connect_seconds = connect_seconds
         self._stall_seconds = stall_seconds
         self._headers = "".join(_header_line(name, value) for name, value in headers.items())
+        self._idle_seconds = idle_seconds
         self._idle: dict[_Origin, deque[_Connection]] = {}
         self._open: set[_Connection] = set()
+        self._is_closed = False
+        self._sweeping: asyncio.TimerHandle | None = None  # while any connection is idle
         self._tls: ssl.SSLContext | None = None
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, those too that are still being opened. Whoever waits for a response is told so."""
+        self._is_closed = True
         for connection in list(self._open):
             connection.abort()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.sleep(0)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
@@ -104,9 +112,27 @@ class HttpClient:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.is_usable:
+            if self._is_usable(connection):
                 return connection
         return None
+
+    def _is_usable(self, connection: _Connection) -> bool:
+        """Whether an idle connection is open, and was not idle for too long."""
+        if asyncio.get_running_loop().time() - connection.heard_at < self._idle_seconds:
+            return connection.is_open
+        connection.abort()
+        return False
+
+    def _sweep(self) -> None:
+        """Closes what was idle for too long: a server that went away without a word would else be kept for ever."""
+        self._sweeping = None
+        for connection in [each for idle in self._idle.values() for each in idle]:
+            self._is_usable(connection)
+        self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        if self._idle and self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(self._idle_seconds, self._sweep)
 
     async def _connect(self, origin: _Origin) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -124,10 +150,13 @@ class HttpClient:
 
     def opened(self, connection: _Connection) -> None:
         self._open.add(connection)
+        if self._is_closed:
+            connection.abort()
 
     def rests(self, connection: _Connection) -> None:
         """A connection's response is complete: it is there for the next request."""
         self._idle.setdefault(connection.origin, deque()).append(connection)
+        self._watch_idle()
 
     def lost(self, connection: _Connection) -> None:
         self._open.discard(connection)
@@ -179,6 +208,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, client: HttpClient, origin: _Origin, loop: asyncio.AbstractEventLoop, stall: float) -> None:
         self.origin = origin
         self.has_heard = False  # something of the present response
+        self.heard_at = 0.0  # by the loop's clock; the request counts
         self._client = client
         self._loop = loop
         self._stall_seconds = stall
@@ -189,28 +219,26 @@ class _Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._ends_with_connection = False  # the response says neither its length nor its chunks
         self._is_begun = False  # the headers are there
+        self._status = 0
         self._is_complete = True
         self._keeps_alive = False  # the server does, after the response
         self._is_released = False  # nobody reads on
         self._is_paused = False
         self._error: HttpError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._heard_at = 0.0  # by the loop's clock; the request counts
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it is open, and was not idle for too long."""
-        if self._error is None and self._loop.time() - self._heard_at < _IDLE_SECONDS:
-            return True
-        self.abort()
-        return False
+    def is_open(self) -> bool:
+        return self._error is None
 
     async def ask(self, request: bytes) -> HttpResponse:
         """Sends a request and waits for the headers of its response."""
+        if self._error is not None:
+            raise self._error
         self.has_heard = self._is_begun = self._is_complete = self._is_released = False
         self._header_bytes = 0
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         self._transport.write(request)
         self._watch(self._stall_seconds)
         try:
@@ -221,7 +249,7 @@ class _Connection(asyncio.Protocol):
         except BaseException:
             self.abort()
             raise
-        return HttpResponse(self, self._parser.get_status_code())
+        return HttpResponse(self, self._status)
 
     async def read_some(self) -> bytes:
         while not self._pieces and not self._is_complete:
@@ -229,12 +257,7 @@ class _Connection(asyncio.Protocol):
                 raise self._error
             await self._wait()
         data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._buffered = 0
-        if self._is_paused:
-            self._is_paused = False
-            self._heard_at = self._loop.time()  # it could not be heard
-            self._transport.resume_reading()
+        self._forget_pieces()
         return data
 
     def abort(self) -> None:
@@ -243,7 +266,7 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> None:
         self._is_released = True
-        self._pieces.clear()
+        self._forget_pieces()
         if self._is_complete:
             self._rest()
         else:
@@ -256,12 +279,17 @@ class _Connection(asyncio.Protocol):
         self._client.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        if self._is_complete:
+            self._fail_unasked()
+            return
+        self.heard_at = self._loop.time()
         self.has_heard = True
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserError as error:
             self._fail(NoHttp(str(error)))
+        except httptools.HttpParserUpgrade:
+            self._fail(NoHttp("it goes over to another protocol"))
         if not self._is_begun:
             self._header_bytes += len(data)
             if self._header_bytes > _MOST_HEADER_BYTES:
@@ -276,17 +304,22 @@ class _Connection(asyncio.Protocol):
     # --- what the parser says ---
 
     def on_message_begin(self) -> None:
-        self._ends_with_connection = True
+        if self._is_complete:  # there was only one request, and its response is not to be mixed up with others
+            self._fail_unasked()
+        else:
+            self._ends_with_connection = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._ends_with_connection = False
 
     def on_headers_complete(self) -> None:
-        self._is_begun = self._parser.get_status_code() >= 200  # before that it is only said that one will come
+        if not self._is_complete:
+            self._status = self._parser.get_status_code()
+            self._is_begun = self._status >= 200  # before that it is only said that one will come
 
     def on_body(self, data: bytes) -> None:
-        if self._is_released:
+        if self._is_released or self._is_complete:
             return
         self._pieces.append(data)
         self._buffered += len(data)
@@ -295,10 +328,7 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        if not self._is_begun:
-            return
-        if self._is_complete:
-            self._fail(NoHttp("a response to no request"))
+        if not self._is_begun or self._is_complete:
             return
         self._is_complete, self._keeps_alive = True, self._parser.should_keep_alive()
         if self._is_released or not self._keeps_alive:
@@ -310,11 +340,20 @@ class _Connection(asyncio.Protocol):
         """The response is at its end: the connection waits for the next request, where the server allows it."""
         if self._error is not None:
             return
-        if not self._keeps_alive:
+        if not self._keeps_alive or self._transport.get_write_buffer_size():  # who has answered may not read on
             self.abort()
         elif self._is_released:
             self._watch(None)
             self._client.rests(self)
+
+    def _forget_pieces(self) -> None:
+        """They are read, or nobody wants them: there is room for more."""
+        self._pieces.clear()
+        self._buffered = 0
+        if self._is_paused:
+            self._is_paused = False
+            self.heard_at = self._loop.time()  # it could not be heard
+            self._transport.resume_reading()
 
     def _watch(self, seconds: float | None) -> None:
         """Looks after so many seconds whether anything was heard meanwhile; None: looks no more."""
@@ -324,7 +363,7 @@ class _Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer = None
-        left = self._heard_at + self._stall_seconds - self._loop.time()
+        left = self.heard_at + self._stall_seconds - self._loop.time()
         if self._is_complete:
             return
         if self._is_released:  # and the end did not come soon
@@ -335,6 +374,9 @@ class _Connection(asyncio.Protocol):
             self._watch(left)
         else:
             self._fail(Stalled(f"nothing for {self._stall_seconds:g} s"))
+
+    def _fail_unasked(self) -> None:
+        self._fail(NoHttp("a response to no request"))
 
     def _fail(self, error: HttpError) -> None:
         if self._error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,8 +85,12 @@ async def serving(*replies: bytes, then_close: bool = False) -> AsyncIterator[Se
 
 
 @asynccontextmanager
-async def client(*, stall_seconds: float = 5.0, headers: dict[str, str] | None = None) -> AsyncIterator[HttpClient]:
-    http = HttpClient(connect_seconds=5.0, stall_seconds=stall_seconds, headers=headers or {})
+async def client(
+    *, stall_seconds: float = 5.0, headers: dict[str, str] | None = None, idle_seconds: float = 30.0
+) -> AsyncIterator[HttpClient]:
+    http = HttpClient(
+        connect_seconds=5.0, stall_seconds=stall_seconds, headers=headers or {}, idle_seconds=idle_seconds
+    )
     try:
         yield http
     finally:
@@ -236,6 +241,169 @@ async def test_what_is_no_whole_response_is_an_error(reply: bytes, error: type[E
     async with serving(reply, then_close=True) as server, client() as http:
         with pytest.raises(error):
             await whole(http, server.url)
+
+
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        (sized(b"evil"), b""),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 8\r\n\r\nevil", b"evil"),
+        (b"HTTP/1.1 500 No\r\nContent-Le", b"ngth: 4\r\n\r\nevil"),
+        (b"\r\n", b""),
+    ],
+)
+async def test_what_follows_a_response_is_no_answer_to_anybody(early: bytes, late: bytes) -> None:
+    """A response that nobody asked for, or the beginning of one, comes with one response and ends with the next."""
+    server = Server()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.connections += 1
+        replies = iter([sized(b"one") + early, late + sized(b"two")] if server.connections == 1 else [sized(b"two")])
+        while await server.read_request(reader):
+            writer.write(next(replies))
+
+    async with listening(serve) as url, client() as http:
+        for expected in (b"one", b"two"):
+            response = await http.post(url, b"", {})
+            assert response.status == 200
+            assert await response.read_some() == expected
+            assert await response.read_some() == b""
+            response.release()
+            await asyncio.sleep(0.02)
+
+
+async def test_what_comes_on_an_idle_connection_ends_it() -> None:
+    server = Server()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.connections += 1
+        while await server.read_request(reader):
+            writer.write(sized(b"%d" % server.connections))
+            await asyncio.sleep(0.02)
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+
+    async with listening(serve) as url, client() as http:
+        assert await whole(http, url) == b"1"
+        async with asyncio.timeout(5):
+            await server.hung_up.wait()
+        assert await whole(http, url) == b"2"
+
+
+async def test_a_connection_on_which_a_request_was_answered_unread_serves_no_more() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sized(b"too large"))
+        await hung_up.wait()
+
+    hung_up = asyncio.Event()
+    async with listening(serve) as url, client(stall_seconds=1.0) as http:
+        response = await http.post(url, bytes(50_000_000), {})
+        response.release()
+        assert await whole(http, url) == b"too large"
+        hung_up.set()
+
+
+async def test_a_large_response_that_is_released_unread_leaves_a_connection_that_hears() -> None:
+    """More has come than is taken in at a time, and then the end: reading was paused."""
+    server = Server()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.connections += 1
+        while await server.read_request(reader):
+            writer.write(sized(bytes(280_000)))
+
+    async with listening(serve) as url, client(stall_seconds=0.5) as http:
+        async with asyncio.timeout(5):
+            for _ in range(10):
+                response = await http.post(url, b"", {})
+                await asyncio.sleep(0.05)
+                response.release()
+                await asyncio.sleep(0)
+        assert len(server.requests) == 10
+
+
+async def test_what_was_idle_for_too_long_is_closed_though_nobody_asks_again() -> None:
+    async with serving(sized(b"one")) as server, client(idle_seconds=0.05) as http:
+        assert await whole(http, server.url) == b"one"
+        async with asyncio.timeout(5):
+            await server.hung_up.wait()
+
+
+async def test_a_closed_client_opens_nothing() -> None:
+    """Not even for a request that the closing interrupts, on a connection that was kept."""
+    async with serving(sized(b"one"), b"") as server:
+        async with client() as http:
+            assert await whole(http, server.url) == b"one"
+            server.asked.clear()
+            asking = [asyncio.ensure_future(http.post(server.url, b"", {}))]
+            await server.asked.wait()
+            asking.append(asyncio.ensure_future(http.post(server.url, b"", {})))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            errors = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert {type(error) for error in errors} == {Disconnected}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_becomes_of_calls_no_reply_is_anothers_and_nothing_is_left(seed: int) -> None:
+    """A server that delays, splits and breaks off, and callers that leave at any moment."""
+    chance = random.Random(seed)
+    server = Server()
+    open_connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_connections
+        open_connections += 1
+        try:
+            while await server.read_request(reader):
+                said = server.requests[-1][1]
+                reply = chunked(said, said) if chance.random() < 0.5 else sized(said + said)
+                at, end = 0, chance.choice([len(reply)] * 8 + [chance.randrange(len(reply))])
+                while at < end:
+                    piece = reply[at : min(end, at + chance.randrange(1, 60))]
+                    writer.write(piece)
+                    at += len(piece)
+                    await asyncio.sleep(chance.choice([0, 0, 0, 0.001, 0.005]))
+                if end < len(reply) or chance.random() < 0.05:
+                    return
+        finally:
+            open_connections -= 1
+
+    async def call(http: HttpClient, url: str, number: int) -> None:
+        said = f"<{number}>".encode()
+        with contextlib.suppress(Disconnected, ConnectionError):
+            response = await http.post(url, said, {})
+            try:
+                parts = []
+                while part := await response.read_some():
+                    parts.append(part)
+                    if chance.random() < 0.02:
+                        return
+                assert b"".join(parts) == said + said
+                response.release()
+            finally:
+                response.close()
+            ended.add(number)
+
+    ended: set[int] = set()
+    async with listening(serve) as url:
+        async with client() as http:
+            calls = set()
+            for number in range(600):
+                task = asyncio.create_task(call(http, url, number))
+                calls.add(task)
+                if chance.random() < 0.3:
+                    asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel)
+                if number % 20 == 0:
+                    await asyncio.wait(calls, timeout=0.02)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while open_connections:  # noqa: ASYNC110 - until the server has seen it
+                await asyncio.sleep(0.01)
+
+    assert not [each for each in results if isinstance(each, Exception)]
+    assert len(ended) > 200
 
 
 @pytest.mark.parametrize("reply", [b"", chunked(b"first", end=b"")])
