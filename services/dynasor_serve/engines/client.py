@@ -120,6 +120,8 @@ class EngineCall:
                 if self._request.plan.judge is Judge.MODEL:
                     return await self._judged(asked)
                 self._response = await self._client.send(self._request, asked)
+            if self.is_closed:  # just when the response had come
+                raise self._closed()
             completion = await self._read(self._response, asked, on_progress)
             self._response.release()
             self._response = None
@@ -161,6 +163,8 @@ class EngineCall:
                 if reply.evidence is not None:
                     self.lowest_confidence = reply.evidence.lowest_confidence
                 on_progress(new)
+                if self.is_closed:  # by whoever was told
+                    raise self._closed()
         if left_out := reply.end():
             on_progress(left_out)
         return reply.completion()

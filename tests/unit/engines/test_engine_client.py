@@ -604,6 +604,37 @@ async def test_a_call_closed_before_its_answer_hangs_up(is_cancelled: bool) -> N
             await running
 
 
+async def test_a_call_closed_at_any_turn_of_the_loop_ends_at_once() -> None:
+    """Just when its answer has come, too."""
+    async with engine([HEAD, chunk(text("a")), HANG]) as scripted, client(stall=30) as opened:
+        for turns in range(60):
+            call = opened.open(request_to(scripted))
+            running = asyncio.create_task(call.completion(lambda _: None))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.close()
+            async with asyncio.timeout(5):
+                with pytest.raises(EngineError, match="was closed"):
+                    await running
+
+
+async def test_a_call_closed_by_whoever_hears_of_it_says_no_more() -> None:
+    """A budget that is reached closes the call while the rest of what has come is still to be read."""
+    told: list[str] = []
+
+    def hear(new: str) -> None:
+        told.append(new)
+        call.close()
+
+    script = [HEAD, chunk(text("a") + text("b") + text("c", finish="stop") + DONE), END]
+    async with engine(script) as scripted, client() as opened:
+        call = opened.open(request_to(scripted))
+        with pytest.raises(EngineError, match="was closed"):
+            await call.completion(hear)
+
+    assert told == ["a"]
+
+
 async def test_a_closed_call_does_not_begin() -> None:
     async with engine(streamed(text("7", finish="stop"))) as scripted, client() as opened:
         call = opened.open(request_to(scripted))
