@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import hiredis
 import pytest
 import pytest_asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dynasor_serve.state.redis_client import connect
@@ -108,3 +110,42 @@ async def test_whoever_asks_while_a_reply_is_late_gets_no_earlier_one(shared: Sh
             assert await shared.execute("ECHO", "mine") == b"mine"
         except RedisTimeoutError:  # the script goes on for a while
             continue
+
+
+@asynccontextmanager
+async def replying(*replies: bytes) -> AsyncIterator[SharedConnection]:
+    """A server whose connections give one reply to each command, the first connection the first, and so on."""
+    left = iter(replies)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reply = next(left)
+        commands = hiredis.Reader()
+        while data := await reader.read(65_536):
+            commands.feed(data)
+            while (command := commands.gets()) is not False:
+                writer.write(b"+OK\r\n" if command[0] == b"CLIENT" else reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with connect(f"redis://{host}:{port}/0", timeout_seconds=1.0) as redis:
+        yield SharedConnection(redis)
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"-READONLY You can't write here.\r\n", b"-LOADING Redis is loading\r\n", b"HTTP/1.1"],
+)
+async def test_a_server_that_cannot_serve_is_left_for_what_is_there_by_then(reply: bytes) -> None:
+    """After a fail-over the same name leads elsewhere; what was connected before stays where it is."""
+    async with replying(reply, b"+mine\r\n") as shared:
+        assert await asyncio.gather(*(shared.execute("PING") for _ in range(3))) == [b"mine"] * 3
+
+
+async def test_a_server_that_never_can_is_told() -> None:
+    async with replying(*[b"-READONLY You can't.\r\n"] * 2, *[b"HTTP/1.1"] * 2) as shared:
+        with pytest.raises(ReadOnlyError):
+            await shared.execute("PING")
+        with pytest.raises(RedisConnectionError, match="no reply of Redis"):
+            await shared.execute("PING")

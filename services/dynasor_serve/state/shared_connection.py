@@ -15,11 +15,13 @@ from typing import Any, NamedTuple, cast
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dynasor_serve.state.connections import PipelinedConnection
 
+# What is no reply, and a replica that was the master: another connection under the same name may lead to the new one.
+_ENDS_CONNECTION = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, InvalidResponse)
 _RETRY_SECONDS = 0.02
 _MOST_TRIES = 2  # in a row without a reply; the second covers a connection that died idle
 
@@ -99,7 +101,9 @@ class SharedConnection:
             return None
         except TimeoutError:
             return await self._broken(RedisTimeoutError(f"no reply within {self._timeout_seconds:g} s"))
-        except (RedisConnectionError, RedisTimeoutError) as error:
+        except InvalidResponse as error:
+            return await self._broken(RedisConnectionError(f"no reply of Redis: {error}"))
+        except _ENDS_CONNECTION as error:
             return await self._broken(error)
         except OSError as error:
             return await self._broken(RedisConnectionError(str(error)))
@@ -107,10 +111,10 @@ class SharedConnection:
             self._is_ready = False
 
     async def _reply(self, connection: PipelinedConnection) -> Any:
-        """The next reply; an error that Redis replies is one."""
+        """The next reply; an error that Redis replies is one, unless it says that nothing good comes on here."""
         try:
             return await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-        except (RedisConnectionError, RedisTimeoutError):
+        except _ENDS_CONNECTION:
             raise
         except RedisError as error:
             return error
