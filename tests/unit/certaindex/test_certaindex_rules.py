@@ -33,6 +33,8 @@ EVERY_RULE = (
     "unanimous-window",
     "unanimous-window:window=2",
     "majority-locked",
+    "risk-controlled",
+    "risk-controlled:certain=0.6,cap=16",
     "m-of-n",
     "m-of-n:m=1",
     "reward-threshold:mean=0.1",

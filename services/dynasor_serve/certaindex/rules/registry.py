@@ -30,6 +30,7 @@ from dynasor_serve.certaindex.rules.parameters import (
     read_settings,
 )
 from dynasor_serve.certaindex.rules.reward_threshold import RewardThreshold
+from dynasor_serve.certaindex.rules.risk_controlled import RiskControlled
 from dynasor_serve.certaindex.rules.rule import ChainRule, Evidence, InvalidRule, Rule, VoteRule
 from dynasor_serve.certaindex.rules.static_threshold import StaticThreshold
 from dynasor_serve.certaindex.rules.trial_confidence import TrialConfidence
@@ -50,6 +51,7 @@ _BUILT_IN: tuple[type[Rule], ...] = (
     UnanimousWindow,
     MajorityLocked,
     MOfN,
+    RiskControlled,
     RewardThreshold,
     ConfidencePrune,
     ConsensusWindow,
