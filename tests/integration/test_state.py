@@ -29,7 +29,17 @@ from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId
 from dynasor_serve.state import keys
 from dynasor_serve.state.group_lease import GroupLease, LeaseRecord, read_lease
 from dynasor_serve.state.keys import Shard
-from dynasor_serve.state.program_log import Acceptance, AcceptStatus, AppendStatus, Claim, Holding, Limits, ProgramLog
+from dynasor_serve.state.program_log import (
+    MOST_CLAIMED_BYTES,
+    Acceptance,
+    AcceptStatus,
+    AppendStatus,
+    Claim,
+    Holding,
+    Limits,
+    ProgramLog,
+    is_full,
+)
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
 
@@ -88,6 +98,7 @@ async def claimed(
     adopt_own: bool = False,
     shard: Shard = SHARD,
     number: int | None = None,
+    most_bytes: int = MOST_CLAIMED_BYTES,
 ) -> list[Claim]:
     return await log.claim(
         shard,
@@ -98,6 +109,7 @@ async def claimed(
         lease_ms=lease_ms,
         number=next(CLAIM_NUMBERS) if number is None else number,
         adopt_own=adopt_own,
+        most_bytes=most_bytes,
     )
 
 
@@ -235,6 +247,20 @@ async def test_a_claim_brings_the_whole_log_and_ends_it(log: ProgramLog, redis: 
     assert (entry.phase, entry.tracker, entry.address) == (Phase.RUNNING, "one", "one:7002")
     assert await redis.zcard(keys.queue(SHARD)) == 0
     assert await claimed(log, "two") == []
+
+
+async def test_a_claim_brings_no_more_logs_than_fit_and_the_next_one_the_rest(log: ProgramLog, redis: Redis) -> None:
+    ids = [(await accepted(log))[1] for _ in range(5)]
+    (small,) = await claimed(log, limit=1)
+    bytes_of_one = sum(map(len, small.lines))
+    await log.release(SHARD, "one", [Holding(small.query_id, small.epoch)])
+
+    brought = [await claimed(log, most_bytes=2 * bytes_of_one) for _ in range(4)]
+
+    assert [len(claims) for claims in brought] == [2, 2, 1, 0]
+    assert sorted(claim.query_id for claims in brought for claim in claims) == sorted(ids)
+    assert [is_full(claims, 2 * bytes_of_one) for claims in brought] == [True, True, False, False]
+    assert await redis.zcard(keys.leases(SHARD)) == 5
 
 
 async def test_an_ended_lease_is_claimed_with_a_higher_epoch_and_what_was_lost(log: ProgramLog) -> None:

@@ -26,6 +26,9 @@ from dynasor_serve.state.shared_connection import SharedConnection
 # starves.
 CLASS_DELAY_MS = {QueryClass.INTERACTIVE: -60_000, QueryClass.STANDARD: 0, QueryClass.BATCH: 120_000}
 
+# Of logs that one claim brings, or one log more. All of a tracker's commands wait behind the reply, lease renewals too.
+MOST_CLAIMED_BYTES = 32 << 20
+
 
 class AcceptStatus(StrEnum):
     """What became of a query offered for acceptance."""
@@ -93,6 +96,11 @@ class Claim:
     def records(self) -> list[Record]:
         """The log. Raises `CorruptRecord`; one unreadable program must not stop the claim of others."""
         return [records.decode(line) for line in self.lines]
+
+
+def is_full(claims: Sequence[Claim], most_bytes: int = MOST_CLAIMED_BYTES) -> bool:
+    """Whether a claim ended because its logs are as large as one may bring: there may be more to claim."""
+    return sum(len(line) for claim in claims for line in claim.lines) >= most_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +233,11 @@ class ProgramLog:
         number: int,
         adopt_own: bool = False,
         further_urgent: int = 0,
+        most_bytes: int = MOST_CLAIMED_BYTES,
     ) -> list[Claim]:
         """Takes up to `limit` programs of a shard, and so many further ones of the class `interactive`.
+
+        Fewer, where their logs have `most_bytes` by then: `is_full` says so.
 
         Args:
             tracker, process: who claims, and which process under that name.
@@ -247,6 +258,7 @@ class ProgramLog:
                 "1" if adopt_own else "0",
                 2 * lease_ms,
                 further_urgent,
+                most_bytes,
             ],
         )
         return [Claim(QueryId(query_id.decode()), int(epoch), tuple(lines)) for query_id, epoch, *lines in entries]

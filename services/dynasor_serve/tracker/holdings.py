@@ -24,7 +24,7 @@ from dynasor_serve.scheduling.demand import CallEnd
 from dynasor_serve.state import keys
 from dynasor_serve.state.keys import Shard
 from dynasor_serve.state.notices import listen
-from dynasor_serve.state.program_log import Claim, Holding, ProgramLog
+from dynasor_serve.state.program_log import Claim, Holding, ProgramLog, is_full
 from dynasor_serve.state.records import CorruptRecord, NewerRecord, Record, decode
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable
 from dynasor_serve.telemetry import metrics as catalogue
@@ -186,7 +186,7 @@ class Holdings:
                 if rest:
                     await self._release(shard, [Holding(claim.query_id, claim.epoch) for claim in rest])
                 self._claims[shard] += 1
-                is_exhausted = len(claims) < (limit or room)
+                is_exhausted = len(claims) < (limit or room) and not is_full(claims)
 
     async def _begin(self, claim: Claim, held_until: float) -> None:
         former = self._drivers.get(claim.query_id)

@@ -6,7 +6,7 @@
 -- KEYS  1 leases  2 queue  3 receipt  4 urgent programs of the queue
 -- ARGV  1 tracker  2 its address  3 most programs  4 lease [ms]  5 key prefix of the shard  6 appended channel
 --       7 this process of the tracker  8 '1' to take over leases that an earlier process of the same name left
---       9 time to live of the receipt [ms]  10 most urgent programs beyond those
+--       9 time to live of the receipt [ms]  10 most urgent programs beyond those  11 bytes of logs after which nothing more is claimed
 -- Returns a list of {query id, epoch, record, record, …}: the whole log of each claimed program.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -19,7 +19,7 @@ local function entry_of(id, epoch)
   return entry
 end
 
-local claimed = {}
+local claimed, bytes = {}, 0
 for _, id in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
   local held = redis.call('HMGET', ARGV[5] .. 'program:' .. id, 'owner', 'process', 'phase', 'epoch')
   if held[1] == ARGV[1] and held[2] == ARGV[7] and held[3] == 'running' then
@@ -60,6 +60,9 @@ if kept > 0 then
   end
 end
 for _, id in ipairs(ids) do
+  if bytes >= tonumber(ARGV[11]) then
+    break
+  end
   local program, log = ARGV[5] .. 'program:' .. id, ARGV[5] .. 'log:' .. id
   local epoch = redis.call('HINCRBY', program, 'epoch', 1)
   local lost = tonumber(redis.call('HGET', program, 'running_tokens') or '0')
@@ -76,7 +79,11 @@ for _, id in ipairs(ids) do
   local sequence = redis.call('RPUSH', log, record) - 1
   redis.call('PUBLISH', ARGV[6], id .. '\n' .. sequence .. '\n' .. record)
   redis.call('RPUSH', KEYS[3], id)
-  claimed[#claimed + 1] = entry_of(id, epoch)
+  local entry = entry_of(id, epoch)
+  for i = 3, #entry do
+    bytes = bytes + #entry[i]
+  end
+  claimed[#claimed + 1] = entry
 end
 if #ids > 0 then
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
