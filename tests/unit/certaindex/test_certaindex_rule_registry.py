@@ -217,6 +217,18 @@ class Blind(Patient):
     watches: ClassVar[frozenset[Evidence]] = frozenset()
 
 
+@dataclass
+class Restless(Parameterised):
+    """A third party's rule that changes while it is used, which all queries of its type string would see."""
+
+    name: ClassVar[str] = "restless"
+    patience: int = parameter(3, minimum=1, maximum=9, doc="samples")
+
+    def verdict(self, votes: Votes) -> Verdict:
+        self.patience += 1
+        return going_on(f"{votes.finished} samples")
+
+
 def install(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
     """Pretend that packages offer these (name, object) entry points."""
     points = EntryPoints(EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in entries)
@@ -243,6 +255,7 @@ def test_a_third_partys_rule_is_found_by_its_entry_point(monkeypatch: pytest.Mon
         ("broken", "NoSuchObject", "cannot be loaded"),
         ("impatient", "Patient", "is not a rule class of that name"),
         ("odd", "install", "is not a dataclass"),
+        ("restless", "Restless", "is not frozen"),
         ("unready", "Unready", "watches a chain without `certaindex` and `schedule`"),
         ("blind", "Blind", "watches nothing"),
     ],

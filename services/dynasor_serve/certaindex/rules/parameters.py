@@ -166,10 +166,13 @@ def parameters_of(rule: type | object) -> tuple[Parameter, ...]:
     """Return the parameters of a rule or rule class in the order declared.
 
     Raises:
-        TypeError: the class is no dataclass, or one of its fields is not declared with one of the functions above.
+        TypeError: the class is no frozen dataclass, so that one rule can be for all who ask for it, or one of its
+            fields is not declared with one of the functions above.
     """
     if not dataclasses.is_dataclass(rule):
         raise TypeError(f"{rule!r} is not a dataclass; a rule is a frozen dataclass")
+    if not getattr(rule, "__dataclass_params__").frozen:  # noqa: B009 - mypy does not know it
+        raise TypeError(f"{rule!r} is not frozen; a rule is a frozen dataclass")
     found = []
     for declared in dataclasses.fields(rule):
         if "parameter" not in declared.metadata:
