@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from dynasor_serve.certaindex.rules.rule import VoteRule
 from dynasor_serve.certaindex.verdict import Verdict
 from dynasor_serve.certaindex.votes import Votes
-from dynasor_serve.engines.client import EngineClient, EngineTimeouts
+from dynasor_serve.engines.client import Endpoint, EngineClient, EngineTimeouts
+from dynasor_serve.engines.probe import EngineKind
 from dynasor_serve.programs.events import (
     Accepted,
     CallFailed,
@@ -28,7 +29,7 @@ from dynasor_serve.programs.events import (
     ProgramError,
 )
 from dynasor_serve.programs.ledger import Ledger
-from dynasor_serve.programs.program import Program, fold_log
+from dynasor_serve.programs.program import Directive, Program, directive, fold_log
 from dynasor_serve.programs.query import Branch, Query, QueryClass, QueryId, RewardParameters
 from dynasor_serve.programs.self_consistency import SelfConsistency
 from dynasor_serve.state import keys
@@ -41,6 +42,7 @@ from dynasor_serve.tracker.clock import unix_ms
 from dynasor_serve.tracker.driver import DriverTools, ProgramDriver
 from dynasor_serve.tracker.equality import EqualityLink
 from dynasor_serve.tracker.gang import GangTools
+from dynasor_serve.tracker.granted_call import GrantedCall
 from dynasor_serve.tracker.grants import SchedulerLink
 from dynasor_serve.tracker.holdings import Holdings
 from dynasor_serve.tracker.journal import Fenced, Journal, program_of
@@ -347,6 +349,68 @@ async def test_a_long_log_is_folded_beside_the_loop_and_a_cancel_meanwhile_is_he
         async with asyncio.timeout(8.0):
             while not isinstance((await log.read(claim.query_id, -1))[0].event, Finished):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_an_algorithm_that_fails_fails_its_own_program_only(
+    redis: Redis, log: ProgramLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package's algorithm can do so after any evidence, and so at the start of a program that is taken over."""
+
+    def broken(program: Program) -> Directive:
+        if program.query.prompt == "Break.":
+            raise RuntimeError("no such branch")
+        return directive(program)
+
+    monkeypatch.setattr("dynasor_serve.tracker.driver.directive", broken)
+    queries = [keys.new_query_id(TENANT) for _ in range(3)]
+    for query_id, prompt in zip(queries, ("Break.", "What is it?", "Break."), strict=True):
+        query = replace(QUERY, prompt=prompt)
+        await log.accept(query_id, Accepted(query, "pool", unix_ms()), "", AMPLE)
+    async with holdings_of(redis, log) as (holdings, running):
+
+        async def is_so() -> bool:
+            return holdings.driver(queries[1]) is not None
+
+        await until(is_so, what="the program that is well")
+        assert not running.done()
+
+    for query_id in (queries[0], queries[2]):
+        final = (await log.read(query_id, -1))[0].event
+        assert isinstance(final, Finished)
+        assert final.outcome.error is not None
+        assert (final.outcome.error.reason, final.outcome.phase) == ("PROGRAM_UNREADABLE", Phase.FAILED)
+        assert "no such branch" in final.outcome.error.message
+
+
+@pytest.mark.parametrize("is_granted", [True, False])
+async def test_an_algorithm_that_fails_later_drops_its_program(
+    redis: Redis, log: ProgramLog, monkeypatch: pytest.MonkeyPatch, is_granted: bool
+) -> None:
+    """Whoever tells it of a grant or an event goes on. Its lease lapses, and who claims it finds out at the start."""
+    query_id = keys.new_query_id(TENANT)
+    await log.accept(query_id, Accepted(QUERY, "pool", unix_ms()), "", AMPLE)
+    async with holdings_of(redis, log) as (holdings, _):
+
+        async def has_driver() -> bool:
+            return holdings.driver(query_id) is not None
+
+        await until(has_driver, what="a driver")
+        driver = holdings.driver(query_id)
+        assert driver is not None
+
+        def broken(program: Program) -> Directive:
+            raise RuntimeError("no such branch")
+
+        monkeypatch.setattr("dynasor_serve.tracker.driver.directive", broken)
+        driver.post(evidence(0))
+        if is_granted:
+            endpoint = Endpoint("http://127.0.0.1:1", EngineKind.VLLM)
+            holdings.take_grant(GrantedCall(query_id, Branch(1), "1.1", "pool", "worker", endpoint, 0))
+        else:
+            await asyncio.sleep(0)
+
+        assert driver.is_over
+        assert holdings.driver(query_id) is None
 
 
 async def test_a_tracker_that_is_to_go_folds_no_more_of_what_it_has_claimed(

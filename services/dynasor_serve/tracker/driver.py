@@ -106,13 +106,13 @@ class ProgramDriver:
         return self._journal.holding(self.gang.running_tokens + sum(tokens for tokens, _ in self.gang.closed))
 
     def start(self) -> None:
-        """Begins to work on the program."""
+        """Begins to work on the program. Raises whatever its algorithm does, which may be anybody's."""
         delay = max(0.0, (self.program.deadline_ms - unix_ms()) / 1000)
         self._deadline = asyncio.get_running_loop().call_later(delay, self.post, DeadlineReached())
         if self.program.stop is not None:
             self._kick()
         else:
-            self._act()
+            self._follow()
 
     def hold_until(self, when: float) -> None:
         """Its lease is good until then, by the loop's clock. A timer, because without Redis every call hangs."""
@@ -146,7 +146,7 @@ class ProgramDriver:
     def grant(self, granted: GrantedCall) -> None:
         """The scheduler lets one call start. A grant that no longer fits goes back."""
         branch = granted.branch
-        fits = not self.is_over and self.program.stop is None and branch in self._directive.wanted
+        fits = not self.is_over and self.program.stop is None and branch in self._wanted()
         if fits and self.gang.is_free(branch) and granted.attempt == self.gang.next_attempt(branch):
             self.gang.start(granted, self.program.algorithm.call(branch))
         else:
@@ -216,11 +216,28 @@ class ProgramDriver:
             self._directed, self._its_directive = self.program, directive(self.program)
         return self._its_directive
 
+    def _wanted(self) -> tuple[Branch, ...]:
+        """What should run; nothing any more where the algorithm fails, as `_taken` of a rule."""
+        try:
+            return self._directive.wanted
+        except Exception:
+            logger.exception(_DROPPED, extra={"query_id": self.query_id})
+            self.abandon()
+            return ()
+
     def _act(self) -> None:
-        """Makes the world follow the state: what should run is wanted, what cannot be decided here is asked."""
+        """Makes the world follow the state, where there is one to follow."""
         self._will_act = False
         if self.is_over:
             return
+        try:
+            self._follow()
+        except Exception:
+            logger.exception(_DROPPED, extra={"query_id": self.query_id})
+            self.abandon()
+
+    def _follow(self) -> None:
+        """What should run is wanted, what cannot be decided here is asked."""
         now = self._directive
         if now.stop is not None:
             return

@@ -209,12 +209,20 @@ class Holdings:
             return
         driver = self._drivers[claim.query_id] = ProgramDriver(claim, program, self._tools, self._forget)
         driver.hold_until(held_until)
-        driver.start()
+        try:
+            driver.start()
+        except Exception as error:  # noqa: BLE001 - an algorithm may be anybody's
+            driver.abandon()
+            await self._fail_unreadable(claim, error)
+            return
         if claim.query_id in self._unheard:
             driver.catch_up()
 
     async def _fail_unreadable(self, claim: Claim, error: Exception) -> None:
-        """Ends a program whose log this tracker cannot fold, where at least its first record can be read."""
+        """Ends a program whose log this tracker cannot fold, or whose algorithm fails over what is folded.
+
+        At least its first record must be readable.
+        """
         logger.error("a program cannot be read", extra={"query_id": claim.query_id, "cause": str(error)})
         try:
             accepted = decode(claim.lines[0]).event
