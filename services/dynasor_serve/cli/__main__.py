@@ -28,6 +28,7 @@ MODULES = {
     "algorithms": "algorithms",
     "replay": "replay",
     "profile": "profile",
+    "calibrate": "calibrate",
     "rules": "rules",
     "version": "version",
 }

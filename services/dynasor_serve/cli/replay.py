@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dynasor_serve.certaindex.accuracy_policy import AccuracyPolicy, PolicyError, read_policy
 from dynasor_serve.certaindex.rules.registry import rule_catalogue
 from dynasor_serve.certaindex.rules.rule import InvalidRule
 from dynasor_serve.cli.failures import bad_input
@@ -45,6 +46,12 @@ def replay(
     chain_rule: Annotated[
         str | None, typer.Option(help="Settles the chains of a vote over chains before they vote.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="A policy that `dynasor calibrate` wrote: its rule, too, at its cap and width, on its model."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: accuracy against tokens, per dataset.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -53,17 +60,25 @@ def replay(
     Votes, chains and trees are replayed under the rules that watch them. Tokens are net of probes and of cancelled
     samples; the change of accuracy is against the same program run to its cap, with a 95 % interval over questions.
     """
-    settings = ReplaySettings(cap=cap, width=width, shuffles=shuffles, seed=seed, chain_rule=chain_rule)
     try:
+        promised = None if policy is None else _policy(policy)
+        if promised is not None:
+            cap = promised.cap if cap is None else cap
+            rules = [*(rules or ()), promised.rule]
+        settings = ReplaySettings(cap=cap, width=width, shuffles=shuffles, seed=seed, chain_rule=chain_rule)
         with _progress(shown=not as_json) as progressed:
             replayed = _replay(files or [TRACES], rules, settings, progressed)
             rows = replayed.rows()
+        if promised is not None:
+            _check_policy(promised, rows, settings)
         if plot is not None:
             draw_frontiers(rows, replayed.curves(), plot)
     except InvalidRule as error:
         raise bad_input(str(error), "INVALID_RULE") from error
     except TraceFormatError as error:
         raise bad_input(str(error), "INVALID_TRACES") from error
+    except PolicyError as error:
+        raise bad_input(f"--policy {policy}: {error}", "INVALID_POLICY") from error
     except (NoPlots, OSError) as error:
         raise bad_input(f"--plot {plot}: {error}") from error
     if as_json:
@@ -95,6 +110,27 @@ def _replay(
     if rules:
         return replay_files(files, [*dict.fromkeys(rules)], settings, progressed)
     return replay_files(files, [entry.example for entry in rule_catalogue()], settings, progressed, all_must_fit=False)
+
+
+def _policy(file: Path) -> AccuracyPolicy:
+    """Reads a policy. Raises `PolicyError`."""
+    try:
+        written = file.read_bytes()
+    except OSError as error:
+        raise PolicyError(
+            f"it cannot be read ({error.strerror}); give a file that `dynasor calibrate` wrote"
+        ) from error
+    return read_policy(written)
+
+
+def _check_policy(policy: AccuracyPolicy, rows: list[Row], settings: ReplaySettings) -> None:
+    """Raises `PolicyError` where its promise does not cover what was replayed."""
+    algorithms = {"votes": "self-consistency", "chains": "chain-of-thought", "trees": "a recorded tree"}
+    for row in rows:
+        if row.rule == policy.rule and row.run != MEAN:
+            policy.check_fits(
+                algorithm=algorithms[row.kind], model=str(row.model), cap=settings.cap or 0, width=settings.width
+            )
 
 
 @contextlib.contextmanager
