@@ -6,7 +6,8 @@ once it has observed for a window. `docs/scaling.md` has the formula and how to 
 Workers are added and taken away once per window at most. What is called for is computed from averages over the window
 for adding, or half the window for taking away. Workers are added if more were called for throughout the window (or,
 where more than twice as many are, throughout its last third), as many as are called for at its end. They are taken away
-down to the most that was called for in the window, as the Kubernetes HPA does with its recommendations.
+down to the most that was called for in the window, as the Kubernetes HPA does with its recommendations; while that is
+less than half of the way to what is called for now, not yet, since the first step would put off the others.
 """
 
 from __future__ import annotations
@@ -113,8 +114,14 @@ def _followed(history: Sequence[Observation], settings: ScalingSettings) -> Scal
         if lately and min(lately) > _OVERWHELMING * current + band:
             return _more(history, settings, math.ceil(lately[-1] - band), _told(lately[-1], latest.demand))
     if least < current - 1 - band and current > max(1, settings.min_workers):
-        most = max(called_for(history, settings, settings.down_window_seconds, settings.slow_average_seconds))
+        slowly = called_for(history, settings, settings.down_window_seconds, settings.slow_average_seconds)
+        most, now_called = max(slowly), math.ceil(slowly[-1])
         if most < current - 1 - band:
+            if 2 * (current - math.ceil(most)) < current - now_called:
+                falling = f"it still falls, and the number stays for {settings.down_window_seconds:.0f} s once changed"
+                return ScalingDecision(
+                    current, ScalingCause.WAITING, f"{told}, but {falling}: {_workers(current)} stay"
+                )
             return _fewer(history, settings, math.ceil(most), told)
     return ScalingDecision(current, ScalingCause.STEADY, f"{_workers(current)} do: {told}")
 

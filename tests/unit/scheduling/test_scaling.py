@@ -192,7 +192,7 @@ def test_a_step_up_is_followed_after_a_window_and_a_step_down_after_a_longer_one
     assert operator.changes[0][0] - 600 >= CALM.up_window_seconds
 
     down_from = operator.now
-    operator.run(900, lambda _: demand(1.7))
+    operator.run(900, lambda _: demand(1.6))
     assert operator.current == 2
     first_down = operator.changes[-1][0]
     assert first_down - down_from >= CALM.down_window_seconds
@@ -203,6 +203,16 @@ def test_a_demand_of_more_than_twice_the_workers_is_followed_within_the_window()
 
     assert operator.current >= 9
     assert operator.changes[0][0] - 600 < CALM.up_window_seconds
+
+
+def test_after_a_burst_most_workers_go_at_once_and_not_one_first() -> None:
+    """A first step as soon as the window allows one would put off the rest for another window."""
+    operator = Operator(CALM, 12).run(1200, lambda _: demand(11.7))
+    operator.run(300 + CALM.down_window_seconds + CALM.slow_average_seconds, lambda _: demand(2.7))
+
+    assert operator.changes[0][1] <= 7, operator.changes
+    assert operator.current == 3
+    assert len(operator.changes) <= 3
 
 
 def test_a_spike_shorter_than_the_window_changes_nothing() -> None:
