@@ -253,3 +253,16 @@ async def test_a_reward_model_that_never_answers_is_given_up_in_time() -> None:
     assert {failure.reason for failure in failures} == {"ENGINE_HUNG"}
     assert all("within 0.2 s" in failure.message for failure in failures)
     assert final_of(events).phase == pb.QUERY_PHASE_SUCCEEDED, "what cannot be judged counts as nothing"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("worker-0:8000", "is no URL"), ("http://me:secret@worker-0:8000", "engine_api_key")]
+)
+async def test_a_worker_that_cannot_be_asked_as_it_says_is_refused(stack: RunningStack, url: str, says: str) -> None:
+    worker = scheduler_pb2.Worker(name="worker-9", url=url, engine="vllm")
+    request = scheduler_pb2.RegisterWorkerRequest(pool="nowhere", model="none", worker=worker)
+    async with open_channel(f"127.0.0.1:{stack.local.ports['scheduler']}") as channel:
+        error = await refused(SchedulerServiceStub(channel).RegisterWorker(request, timeout=PATIENCE_SECONDS))
+
+    assert reason_of(error) == "MALFORMED_REQUEST"
+    assert says in (error.details() or "")

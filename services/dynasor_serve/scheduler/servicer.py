@@ -65,6 +65,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         if not worker.url.startswith(("http://", "https://")):
             message = f"worker.url {worker.url!r} is no URL; give http://HOST:PORT without /v1"
             raise ServiceError(Reason.MALFORMED_REQUEST, message, field="worker.url")
+        if "@" in worker.url:
+            message = "worker.url names a user; leave that out: engines are shown the bearer token engine_api_key"
+            raise ServiceError(Reason.MALFORMED_REQUEST, message, field="worker.url")
         if worker.engine not in kinds:
             message = f"worker.engine {worker.engine!r} is unknown; known are {', '.join(kinds)}"
             raise ServiceError(Reason.MALFORMED_REQUEST, message, field="worker.engine")

@@ -20,7 +20,9 @@ class WorkerSettings(BaseModel):
     pool: str = Field(min_length=1, description="Pool it belongs to.")
     model: str = Field(min_length=1, description="Model the pool serves, as the engine names it.")
     name: str = Field(min_length=1, description="Its name, unique in the pool.")
-    url: str = Field(pattern=r"^https?://", description="Base URL without /v1.")
+    url: str = Field(
+        pattern=r"^https?://[^@\s]+$", description="Base URL without /v1, and without a user: keys are engine_api_key."
+    )
     engine: EngineKind = Field(default=EngineKind.VLLM, description="What it is.")
     max_in_flight: int = Field(
         default=64,
