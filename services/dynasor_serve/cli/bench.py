@@ -92,7 +92,7 @@ def allocation(
     places: Annotated[int, typer.Option(min=1, max=4096, help="Calls that run at once in a short pool.")] = 8,
     rule: Annotated[str, typer.Option(help="Of the programs in a short pool.")] = "even",
     shuffles: Annotated[int, typer.Option(min=1, max=1000, help="Random orders of each vote's samples.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Play recorded votes through the scheduler's pool in virtual time: who gets its places, and what that brings.

@@ -159,9 +159,10 @@ def test_the_command_shows_both_studies(
     [
         (["--rule", "nonsense"], "--rule: there is no rule 'nonsense'"),
         (["--rule", "consensus-window"], "--rule"),
+        (["--seed", "-1"], "--seed"),
     ],
 )
-def test_a_rule_that_does_not_fit_is_refused(
+def test_an_option_that_does_not_fit_is_refused(
     votes: Path,
     options: list[str],
     words: str,
