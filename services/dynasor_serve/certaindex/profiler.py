@@ -4,7 +4,7 @@ Whoever has labelled runs (a benchmark, `dynasor profile`) makes each a `Labelle
 name. What it returns is the type string of a rule, with everything that was fitted in it; `even` where nothing may be
 stopped early ("otherwise grant the cap", arXiv 2412.20993, appendix D.2.2).
 
-Two kinds of fit:
+Three kinds of fit:
 
 - A threshold (`static-threshold`, `n-step-threshold`, `length`, `multi-metric`) is the most lenient that hurts at no
   calibration point: at each cap from 1 sample to all, as many runs are right with the rule as without it. Thresholds
@@ -13,6 +13,8 @@ Two kinds of fit:
 - A curve (`initial-curve`, `dynamic-curve`) is the skyline of what runs needed: at each H̃ and above, samples enough for
   all runs, or for the share `quantile` of them. A run needs the fewest samples from which on its vote stays right. One
   whose vote is wrong at the cap needs none: more samples do not mend it.
+- `default` is fitted to how answers agree, whichever of them are right, and may hurt: its `risk` says how often another
+  answer would have won.
 
 What is fitted holds for runs like these: the same model, questions, cap and width.
 """
@@ -23,8 +25,10 @@ from itertools import pairwise
 from math import ceil, floor
 from typing import Literal
 
+from dynasor_serve.certaindex.agreement_forecast import fitted_concentration
 from dynasor_serve.certaindex.labelled_runs import ROUNDING, LabelledRun, ProfileError, by_level, largest_cap
 from dynasor_serve.certaindex.rules.conjunction import VoteConjunction
+from dynasor_serve.certaindex.rules.default import Default
 from dynasor_serve.certaindex.rules.dynamic_curve import DynamicCurve
 from dynasor_serve.certaindex.rules.even import Even
 from dynasor_serve.certaindex.rules.initial_curve import InitialCurve
@@ -40,6 +44,7 @@ __all__ = [
     "LabelledRun",
     "ProfileError",
     "fit",
+    "fit_default",
     "fit_dynamic_curve",
     "fit_initial_curve",
     "fit_length",
@@ -122,6 +127,13 @@ def fit_dynamic_curve(runs: Sequence[LabelledRun], *, quantile: float = 1.0) -> 
     return Even() if curve is None else DynamicCurve(curve=curve)
 
 
+def fit_default(runs: Sequence[LabelledRun]) -> VoteRule:
+    """Return the `default` whose concentrations make the agreement in the runs most probable; labels are not read."""
+    largest_cap(runs, 1)
+    concentration, spread = fitted_concentration(run.votes.cluster_sizes for run in runs)
+    return Default(concentration=concentration, spread=spread)
+
+
 def fit(
     policy: str,
     runs: Sequence[LabelledRun],
@@ -152,13 +164,22 @@ def fit(
         "dynamic-curve": lambda: fit_dynamic_curve(runs, quantile=quantile),
         "length": lambda: fit_length(runs, detect=detect),
         "multi-metric": lambda: fit_multi_metric(runs, detect=detect, reward=reward),
+        "default": lambda: fit_default(runs),
     }
     if policy not in fits:
         raise ProfileError(f"there is no policy {policy!r:.60} to fit; known are {', '.join(fits)}")
     return str(fits[policy]())
 
 
-POLICIES = ("static-threshold", "n-step-threshold", "initial-curve", "dynamic-curve", "length", "multi-metric")
+POLICIES = (
+    "static-threshold",
+    "n-step-threshold",
+    "initial-curve",
+    "dynamic-curve",
+    "length",
+    "multi-metric",
+    "default",
+)
 """What `fit` takes."""
 
 

@@ -42,6 +42,8 @@ EVERY_RULE = (
     "confidence-prune:warmup=2,keep=50",
     "static-threshold & reward-threshold:mean=0.1",
     "m-of-n:m=2 & confidence-prune:warmup=2,keep=50",
+    "default",
+    "default:risk=0.1,concentration=0.01,spread=0.5",
 )
 # `m-of-n` and `length` take answers as they come, whatever they say.
 JUDGING_RULES = tuple(rule for rule in EVERY_RULE if not rule.startswith(("m-of-n", "length")))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dynasor_serve.certaindex.labelled_runs import LabelledRun, ProfileError, profile
 from dynasor_serve.certaindex.profiler import POLICIES, fit
 from dynasor_serve.certaindex.rules import parse_vote_rule
+from dynasor_serve.certaindex.rules.default import Default
 from dynasor_serve.certaindex.votes import Votes
 
 
@@ -165,7 +166,7 @@ RUNS = st.lists(
 
 
 @settings(deadline=None)
-@given(st.sampled_from(POLICIES), RUNS, st.sampled_from([2, 3, 5]))
+@given(st.sampled_from([each for each in POLICIES if each != "default"]), RUNS, st.sampled_from([2, 3, 5]))
 def test_no_fit_hurts_the_runs_that_it_was_fitted_to(policy: str, runs: list[LabelledRun], step: int) -> None:
     rule = fit(policy, runs, detect=step, every=step)
     caps = [8] if policy.endswith("-curve") else range(1, 9)  # curves are fitted to the cap
@@ -204,6 +205,17 @@ def test_what_cannot_be_fitted_is_refused(policy: str, arguments: dict, told: st
     with pytest.raises(ProfileError) as refused:
         fit(policy, [run("aaaaaaaa")], **arguments)
     assert told in str(refused.value)
+
+
+def test_default_is_fitted_without_knowing_what_is_right() -> None:
+    answers = ("aaaaaaaa", "aaaabaaa", "abcdefgh", "aaaaaaaa", "ababacaa")
+    fitted = fit("default", [run(each, "a") for each in answers])
+    assert fitted == fit("default", [run(each, "") for each in answers])
+    rule, scattered = parse_vote_rule(fitted), parse_vote_rule(fit("default", [run("abcdefgh"), run("abcdabcd")]))
+    assert isinstance(rule, Default)
+    assert isinstance(scattered, Default)
+    assert rule.risk == Default().risk
+    assert scattered.concentration > rule.concentration
 
 
 def test_length_needs_tokens() -> None:

@@ -15,6 +15,7 @@ from dynasor_serve.certaindex.rules.beta_posterior import BetaPosterior
 from dynasor_serve.certaindex.rules.confidence_prune import ConfidencePrune
 from dynasor_serve.certaindex.rules.conjunction import SEPARATOR, ChainConjunction, VoteConjunction
 from dynasor_serve.certaindex.rules.consensus_window import ConsensusWindow
+from dynasor_serve.certaindex.rules.default import Default
 from dynasor_serve.certaindex.rules.dynamic_curve import DynamicCurve
 from dynasor_serve.certaindex.rules.even import Even
 from dynasor_serve.certaindex.rules.initial_curve import InitialCurve
@@ -56,6 +57,7 @@ _BUILT_IN: tuple[type[Rule], ...] = (
     ConfidencePrune,
     ConsensusWindow,
     TrialConfidence,
+    Default,
 )
 
 _VOTES = frozenset({Evidence.VOTES})
