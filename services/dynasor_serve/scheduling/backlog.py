@@ -94,7 +94,7 @@ class TenantBacklog:
         tenant = line.program.want.tenant
         lanes = self._lanes.get(tenant)
         if lanes is None:
-            self._shares.begin(tenant)
+            self._shares.begin(tenant, beside=self._turns[line.rank].first())
             lanes = self._lanes[tenant] = {}
         lane = lanes.get(line.rank)
         if lane is None:

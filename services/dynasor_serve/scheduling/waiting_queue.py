@@ -73,9 +73,12 @@ class WaitingQueue:
         known, program.waiting = program.waiting, {}
         self._calls -= len(known)
         needed = max(0, len(want.calls) - want.speculative)
-        self._line_up(program.needed, want.calls[:needed], known, running, now)
+        lines = [(program.needed, want.calls[:needed])]
         if want.speculative or program.speculative.calls:
-            self._line_up(program.speculative, want.calls[needed:], known, running, now)
+            # The line that has calls first: a tenant whose calls change tier does not cease to wait in between.
+            lines.insert(1 if needed else 0, (program.speculative, want.calls[needed:]))
+        for line, calls in lines:
+            self._line_up(line, calls, known, running, now)
         for gone in known.values():
             if not gone.line.is_speculative:
                 self._ageing[want.class_rank].gone(gone)
