@@ -167,6 +167,7 @@ async def log(redis: Redis) -> ProgramLog:
     return ProgramLog(redis, final_ttl_seconds=TTL_SECONDS)
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=30)
 @given(st.lists(st.one_of(ACCEPTS, CLAIMS, OTHERS, OTHERS), min_size=15, max_size=40))
 async def test_counters_tell_the_truth_after_any_history(
