@@ -10,10 +10,12 @@ import msgspec
 import typer
 
 from dynasor_serve.certaindex.accuracy_policy import written_policy
+from dynasor_serve.cli.calibration_study import show_study
 from dynasor_serve.cli.failures import bad_input
 from dynasor_serve.cli.presentation import Json, one_line_json
 from dynasor_serve.engines.replay.traces import TraceFormatError
-from dynasor_serve.simulation.calibration import Calibration, CalibrationError, CalibrationSettings, Step, calibrate
+from dynasor_serve.simulation.calibration import Calibration, Step, calibrate
+from dynasor_serve.simulation.calibration_questions import CalibrationError, CalibrationSettings
 
 app = typer.Typer()
 
@@ -28,7 +30,7 @@ class References(StrEnum):
 @app.command("calibrate")
 def calibrate_command(
     files: Annotated[list[Path], typer.Argument(help="Recorded votes, or directories of them.")],
-    out: Annotated[Path, typer.Option(help="Where the policy goes.")],
+    out: Annotated[Path | None, typer.Option(help="Where the policy goes.")] = None,
     max_accuracy_loss: Annotated[
         float, typer.Option(help="Most mean net loss that is promised: 0.02 is two points.")
     ] = 0.02,
@@ -47,6 +49,9 @@ def calibrate_command(
     ] = References.LABELS,
     shuffles: Annotated[int, typer.Option(min=1, max=10_000, help="Random orders of each vote's samples.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the orders, and of the questions that order the path.")] = 0,
+    is_study: Annotated[
+        bool, typer.Option("--study", help="Show how often the promise holds, on sets drawn from each run's questions.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Choose the rule that saves most while it keeps an accuracy SLO, and write it as a policy.
@@ -65,7 +70,12 @@ def calibrate_command(
         shuffles=shuffles,
         seed=seed,
     )
+    if (out is None) != is_study:
+        raise bad_input("say where the policy goes: --out FILE, or give --study, which writes none")
     try:
+        if out is None:
+            show_study(files, settings, as_json=as_json)
+            return
         found = calibrate(files, settings)
         _write(out, written_policy(found.policy))
     except TraceFormatError as error:

@@ -14,12 +14,11 @@ import pytest
 
 from dynasor_serve.certaindex.accuracy_policy import read_policy
 from dynasor_serve.cli.__main__ import main
-from dynasor_serve.simulation.calibration import (
+from dynasor_serve.simulation.calibration import calibrate, ordering_questions
+from dynasor_serve.simulation.calibration_questions import (
     CalibrationError,
     CalibrationSettings,
-    calibrate,
     calibration_questions,
-    ordering_questions,
 )
 from dynasor_serve.simulation.thresholds import Promise, lead_family
 

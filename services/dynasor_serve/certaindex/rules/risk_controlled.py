@@ -10,6 +10,8 @@ from dynasor_serve.certaindex.rules.rule import Evidence
 from dynasor_serve.certaindex.verdict import Verdict, VerdictKind, certain, going_on
 from dynasor_serve.certaindex.votes import Votes
 
+_LOCKED = MajorityLocked()
+
 
 @dataclass(frozen=True, slots=True)
 class RiskControlled(Parameterised):
@@ -34,7 +36,7 @@ class RiskControlled(Parameterised):
 
     def verdict(self, votes: Votes) -> Verdict:
         """Judge all arrivals."""
-        locked = MajorityLocked().verdict(votes)
+        locked = _LOCKED.verdict(votes)
         if locked.stops or votes.leader is None:
             return locked
         if votes.cap != self.cap:
