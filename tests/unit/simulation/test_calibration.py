@@ -112,6 +112,13 @@ def test_losses_are_counted_by_hand_as_the_mean_over_orders_and_seeds(tmp_path: 
     assert questions.tokens_full == pytest.approx([30, 30])
 
 
+def test_a_smaller_cap_is_the_full_program(votes: Path) -> None:
+    questions = calibration_questions([votes], CalibrationSettings(shuffles=1, cap=4))
+    assert questions.tokens_full == pytest.approx(np.full(300, 40))
+    assert "cap=4" in questions.rules[0][0]
+    assert questions.grid.tokens.max() <= 40
+
+
 def test_disagreement_with_the_full_program_needs_no_labels(tmp_path: Path) -> None:
     records = [vote(1, ["7", "8", "8"], gold=None), vote(2, ["9", "9", "9"], gold=None)]
     settings = CalibrationSettings(shuffles=400, reference="full-program")
