@@ -24,7 +24,12 @@ EXAMPLES = re.findall(
     r"^\| `([a-z&][^`]*)` \| ([^|]*`[^|]*) \| ((?:stops|goes on|prunes)[ \d]*) \|", PAGE, re.MULTILINE
 )
 # What builds rules, and rules of which each line is needed: two tests or more than one metric in one.
-LONGER = {"conjunction", "parameters", "registry", "rule", "confidence_prune", "reward_threshold", "trial_confidence"}
+LONGER = {"conjunction", "parameters", "registry", "rule"} | {
+    "confidence_prune",
+    "default",
+    "reward_threshold",
+    "trial_confidence",
+}
 
 
 def asked(rule: str, of: str) -> Verdict:

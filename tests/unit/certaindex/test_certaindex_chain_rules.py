@@ -18,6 +18,8 @@ EVERY_RULE = (
     "trial-confidence",
     "trial-confidence:threshold=0.01,repeats=2",
     "consensus-window:window=2 & trial-confidence:threshold=0.5",
+    "default",
+    "default:chain_risk=0.5",
 )
 SURE = 1.0
 

@@ -139,10 +139,9 @@ def test_the_catalogue_gives_a_type_string_that_works() -> None:
 def test_the_catalogue_says_what_each_rule_watches() -> None:
     watches = {entry.name: entry.watches for entry in rule_catalogue()}
     chains = {name for name, watched in watches.items() if Evidence.CHAIN in watched}
-    assert chains == {"even", "consensus-window", "trial-confidence"}
-    assert {name for name, watched in watches.items() if Evidence.VOTES in watched} == watches.keys() - chains | {
-        "even"
-    }
+    assert chains == {"even", "consensus-window", "trial-confidence", "default"}
+    votes = {name for name, watched in watches.items() if Evidence.VOTES in watched}
+    assert votes == watches.keys() - chains | {"even", "default"}
 
 
 @pytest.mark.parametrize("type_string", ["even", "beta-posterior", "even & m-of-n", "confidence-prune"])
@@ -184,7 +183,7 @@ def test_a_rule_over_votes_is_refused_for_a_chain(type_string: str) -> None:
     with pytest.raises(InvalidRule) as refused:
         parse_chain_rule(type_string)
     assert "watches votes; use it with self-consistency" in refused.value.problem
-    assert refused.value.remedy == "rules that fit here: even, consensus-window, trial-confidence"
+    assert refused.value.remedy == "rules that fit here: even, consensus-window, trial-confidence, default"
 
 
 @dataclass(frozen=True, slots=True)
