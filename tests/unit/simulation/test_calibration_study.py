@@ -71,6 +71,14 @@ def test_no_rule_that_is_just_too_bad_is_called_good_often(rows: dict[tuple[str,
         assert row.exceeded == pytest.approx(row.sets * row.certified_percent / 100)
 
 
+def test_the_true_risk_is_that_of_the_population_drawn_from() -> None:
+    """Rules that are harmless as recorded are too bad in what is made of them."""
+    harmless = study(recorded((0, 0, 0, 0)), sizes=(250,))
+    exceeded = {row.population: row.control_exceeded for row in harmless}
+    assert exceeded["recorded"] == 0
+    assert min(exceeded["rare harm"], exceeded["restless"], exceeded["cliff"]) > 123
+
+
 def test_a_study_is_drawn_by_its_seed() -> None:
     one, same, other = (list(study(recorded(), sizes=(250,), sets=50, seed=seed)) for seed in (1, 1, 2))
     assert one == same
