@@ -7,13 +7,13 @@ what those that ended went on to spend, in tokens, against what they would have 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 _CERTAINTIES = 10  # bins over [0, 1)
 _PROGRESSES = 8
 _PRIOR_PROGRAMS = 4.0  # what a kind's parent is worth beside its own programs
 _PROGRAMS_REMEMBERED = 500.0  # per kind; older ones fade
+_MOST_TOKENS = 1e15  # of one program; what claims more counts wrongly, and sums would overflow
 _MOST_RATIO = 100.0  # of tokens spent to tokens at the cap; beyond it somebody counts wrongly
 
 
@@ -76,9 +76,9 @@ class SpendHistory:
             kind: what it was at some time of its life, each kind told once per program.
             spent: completion tokens that it spent after that.
             at_cap: completion tokens that it was forecast to spend after that, had it run to its cap. What cannot be
-                (not positive, not finite, or a hundredth of what was spent) is ignored.
+                (not positive, beyond any program, or a hundredth of what was spent) is ignored.
         """
-        if not (0 < at_cap < math.inf and 0 <= spent <= _MOST_RATIO * at_cap):
+        if not (0 < at_cap <= _MOST_TOKENS and 0 <= spent <= _MOST_RATIO * at_cap):
             return
         for seen in dict.fromkeys(self._line(kind)):
             self._seen.setdefault(seen, _Seen()).add(spent, at_cap)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dynasor_serve.scheduling.spending import Kind, SpendHistory, kind_of
@@ -61,6 +61,8 @@ def test_a_change_of_policy_is_learned() -> None:
         max_size=30,
     )
 )
+@example([(0.0, 4.5e307)])  # of which four are more than a float holds
+@example([(1e306, 1e306), (1e306, 1e306)] * 100)
 def test_whatever_is_told_the_ratio_stays_a_number(told: list[tuple[float, float]]) -> None:
     history = SpendHistory()
     for spent, at_cap in told:
