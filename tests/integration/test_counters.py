@@ -79,6 +79,8 @@ class World:
     accepted: list[tuple[QueryId, Accepted, Limits]] = field(default_factory=list)
     claims: dict[QueryId, tuple[str, Claim]] = field(default_factory=dict)  # the latest of each, and whose it is
     spent: int = 0  # by programs that ended with a budget
+    checked_at_ms: int = 0  # by the server's clock
+    expiries_ms: dict[QueryId, int] = field(default_factory=dict)  # of programs that were found final
 
     async def accept(self, query: Query, pool: str, limits: Limits) -> None:
         query_id, event = keys.new_query_id(TENANT), Accepted(query, pool, NOW_MS)
@@ -129,14 +131,21 @@ class World:
         in_phase: dict[str, set[QueryId]] = {"queued": set(), "running": set(), "final": set()}
         live, reserved = Counter({"pool": 0, "another": 0}), 0
         urgent: set[QueryId] = set()
+        before_ms, self.checked_at_ms = self.checked_at_ms, await self.now_ms()
         for query_id, event, _ in self.accepted:
             phase = await self.phase(query_id)
             in_phase.get(phase, in_phase["final"]).add(query_id)
-            ttls = {await self.redis.ttl(key) for key in (keys.program(query_id), keys.log(query_id))}
+            expiries = {await self.redis.pexpiretime(key) for key in (keys.program(query_id), keys.log(query_id))}
             if phase not in in_phase:
-                assert ttls <= {TTL_SECONDS, TTL_SECONDS - 1}, "what is final stays for its time, and no longer"
+                if query_id not in self.expiries_ms:  # it ended in the latest step
+                    (self.expiries_ms[query_id],) = expiries
+                    ended_ms = self.expiries_ms[query_id] - 1000 * TTL_SECONDS
+                    assert before_ms <= ended_ms <= self.checked_at_ms, (
+                        "what is final stays for its time, and no longer"
+                    )
+                assert expiries == {self.expiries_ms[query_id]}, "what has ended is settled once"
                 continue
-            assert ttls == {-1}, "what is live stays"
+            assert expiries == {-1}, "what is live stays"
             live[event.pool] += 1
             reserved += int(await self.redis.hget(keys.program(query_id), "reserved") or 0)
             if phase == "queued" and event.query.query_class is QueryClass.INTERACTIVE:
@@ -151,6 +160,10 @@ class World:
         assert await self.members(keys.queue(SHARD)) == in_phase["queued"]
         assert await self.members(keys.leases(SHARD)) == in_phase["running"]
         assert await self.members(keys.urgent(SHARD)) == urgent
+
+    async def now_ms(self) -> int:
+        seconds, microseconds = await self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def members(self, key: str) -> set[QueryId]:
         return {QueryId(member.decode()) for member in await self.redis.zrange(key, 0, -1) if isinstance(member, bytes)}
@@ -167,7 +180,6 @@ async def log(redis: Redis) -> ProgramLog:
     return ProgramLog(redis, final_ttl_seconds=TTL_SECONDS)
 
 
-@pytest.mark.timeout(300)
 @settings(max_examples=30)
 @given(st.lists(st.one_of(ACCEPTS, CLAIMS, OTHERS, OTHERS), min_size=15, max_size=40))
 async def test_counters_tell_the_truth_after_any_history(
