@@ -48,7 +48,6 @@ from dynasor_serve.tracker.holdings import Holdings
 from dynasor_serve.tracker.journal import Fenced, Journal, program_of
 from dynasor_serve.tracker.verification import VerifierLink
 
-from fakes.redis_process import RedisProcess, running_redis
 from fakes.running_stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,20 +62,6 @@ MOST, KEPT = 8, 2
 """Programs that holdings have at most, and those of them that only interactive ones may be."""
 
 LOST = ProgramError("ENGINE_BROKE_OFF", "the engine broke the stream off", retryable=True)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisProcess]:
-    async with running_redis(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
-    client = connect(server.url, timeout_seconds=1.0)
-    await client.flushall()
-    yield client
-    await client.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -29,9 +28,7 @@ from dynasor_serve.state.program_log import (
     TokenBudget,
 )
 from dynasor_serve.state.records import Record
-from dynasor_serve.state.redis_client import connect
 
-from fakes.redis_process import RedisProcess, running_redis
 from fakes.running_stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,20 +50,6 @@ AMPLE = Limits(live_queries_per_tenant=1000, queued_programs_per_shard=1000, ide
 BUDGET = TokenBudget(tokens=1000, window_seconds=31 * 24 * 3600)
 BUDGETED = replace(AMPLE, budget=BUDGET)
 CLAIM_NUMBERS = itertools.count()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisProcess]:
-    async with running_redis(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
-    client = connect(server.url, timeout_seconds=1.0)
-    await client.flushall()
-    yield client
-    await client.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

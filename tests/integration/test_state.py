@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
 import pytest
@@ -43,7 +43,7 @@ from dynasor_serve.state.program_log import (
 from dynasor_serve.state.records import Record
 from dynasor_serve.state.redis_client import StateFull, StateUnavailable, connect, ping
 
-from fakes.redis_process import RedisProcess, running_redis
+from fakes.redis_process import RedisProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,21 +55,6 @@ LEASE_SECONDS = 60.0
 NOW_MS = 1_700_000_000_000
 QUERY = Query(model="model", rule="even", prompt="What is it?", tenant=TENANT)
 FINAL_TTL_SECONDS = 600
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisProcess]:
-    """One server for all tests; each begins with it empty."""
-    async with running_redis(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def redis(server: RedisProcess) -> AsyncIterator[Redis]:
-    client = connect(server.url, timeout_seconds=1.0)
-    await client.flushall()
-    yield client
-    await client.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -139,7 +139,6 @@ def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
     return ended.value.code
 
 
-@pytest.mark.timeout(300)
 def test_the_command_shows_both_studies(
     votes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
